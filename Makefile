@@ -1,0 +1,50 @@
+# Verbs of the project. Each makes .venv itself when it is missing or out of date.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix protos bench docker docker-test clean
+
+help:  ## Show the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: .venv/installed  ## Train a digit detector with losses from a server, and again with local ones
+	$(BIN)/python -m examples.digits
+
+test: .venv/installed  ## Run the tests
+	$(BIN)/pytest
+
+check: .venv/installed  ## Lint, types, imports, docstrings, protos and their stubs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/interrogate --quiet losswire lossserver client tests benchmarks examples
+	$(BIN)/buf lint
+	scripts/check-stubs
+
+fix: .venv/installed  ## Repair what the linter can, and format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+protos:  ## Regenerate losswire/v1 from protos/
+	scripts/protos
+
+bench: .venv/installed  ## Measure, against a bare gRPC echo and plain protobuf
+	$(BIN)/python -m benchmarks.bench_frame
+	$(BIN)/python -m benchmarks.bench_e2e
+
+docker:  ## Build the CUDA image
+	docker build -t lossserver .
+
+docker-test: .venv/installed  ## Build the CPU image, run it as a stranger would, and check the drain
+	scripts/docker-test
+
+clean:  ## Remove the environments and caches
+	rm -rf .venv .venv-protos .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

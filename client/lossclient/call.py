@@ -1,0 +1,119 @@
+"""A call as bytes, and a reply's bytes as a Result. No sockets here."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from losswire import frame, value
+from losswire.tensor import Buffer, TensorBytes
+from losswire.v1 import loss_pb2 as pb
+from losswire.value import Reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Where the server spent its time on a call, in seconds.
+
+    Attributes:
+        queue: from ready to compute to taken into a batch.
+        decode: reading and checking the request.
+        compute: formula and gradient of the whole batch the call was part of.
+        encode: writing the reply.
+    """
+
+    queue: float
+    decode: float
+    compute: float
+    encode: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a call gave.
+
+    Attributes:
+        loss: a float, or an array if unreduced; the sum of all parts of a loss that has parts.
+        losses: each part by name; {"loss": ...} for a loss without parts.
+        grads: for each name in `wrt` a tree like that input, each array of that input's dtype;
+            None where no gradient reaches.
+        state: what to send as `state` with the next call, for a loss that remembers.
+        timings: where the server spent its time.
+    """
+
+    loss: Any
+    losses: dict[str, Any]
+    grads: dict[str, Any]
+    state: Any
+    timings: Timings
+
+    @property
+    def grad(self) -> Any:
+        """The gradient of `pred`; None if it was not asked for."""
+        return self.grads.get("pred")
+
+
+def encode_call(
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    *,
+    wrt: Iterable[str] = ("pred",),
+    avg_factor: float | None = None,
+    reduction_override: str | None = None,
+    grad_output: Any = None,
+    state: Any = None,
+) -> bytes:
+    """The serialised ComputeRequest. Inputs that are None are left out.
+
+    Raises:
+        SpecError, TensorError: something that cannot travel.
+    """
+    payloads: list[Buffer] = []
+    header = pb.ComputeHeader(config=value.pack(plain(config), [], "config"), wrt=wrt)
+    for name, given in inputs.items():
+        if given is not None:
+            header.inputs[name].CopyFrom(value.pack(given, payloads, name))
+    if avg_factor is not None:
+        header.avg_factor = float(avg_factor)
+    if reduction_override is not None:
+        header.reduction_override = reduction_override
+    if grad_output is not None:
+        if not isinstance(grad_output, dict | TensorBytes):
+            grad_output = np.asarray(grad_output)
+        header.grad_output.CopyFrom(value.pack(grad_output, payloads, "grad_output"))
+    if state is not None:
+        header.state.CopyFrom(value.pack(state, payloads, "state"))
+    return frame.write(header.SerializeToString(), payloads)
+
+
+def plain(config: Any) -> Any:
+    """A config with its arrays as lists: a class_weight is often an array."""
+    if isinstance(config, Mapping):
+        return {key: plain(item) for key, item in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(item) for item in config]
+    return config.tolist() if isinstance(config, np.ndarray) else config
+
+
+def decode_reply(message: bytes, leaf: Callable[[TensorBytes], Any]) -> Result:
+    """The result in a serialised ComputeResponse.
+
+    Parameters:
+        message: its bytes.
+        leaf: what a tensor becomes.
+    """
+    serialised, payloads = frame.read(message)
+    header = pb.ResultHeader.FromString(serialised)
+    reader = Reader(payloads, leaf)
+    losses = {name: reader.read(given, name) for name, given in header.losses.items()}
+    took = header.timings
+    return Result(
+        loss=next(iter(losses.values())) if len(losses) == 1 else sum(losses.values()),
+        losses=losses,
+        grads={name: reader.read(given, name) for name, given in header.grads.items()},
+        state=reader.read(header.state, "state") if header.HasField("state") else None,
+        timings=Timings(
+            queue=took.queue, decode=took.decode, compute=took.compute, encode=took.encode
+        ),
+    )

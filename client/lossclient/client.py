@@ -1,0 +1,176 @@
+"""The client: one object for a training loop, its threads and its forked workers."""
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import numpy as np
+
+from lossclient.call import Result, decode_reply, encode_call
+from lossclient.transport import Retry, Transport
+from losswire import tensor
+from losswire.tensor import TensorBytes
+from losswire.v1 import loss_pb2 as pb
+from losswire.value import Reader
+
+#: Calls of `submit` in flight at once; more wait their turn.
+SUBMITTED_AT_ONCE = 64
+
+
+def connect(
+    target: str = "localhost:50051",
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    retry: Retry | None = None,
+    max_message_bytes: int = -1,
+) -> "Client":
+    """A client of the server at `target`. Nothing is sent before the first call.
+
+    Parameters:
+        target: "host:port", "unix:/path" or any other gRPC target.
+        credentials: for TLS, such as grpc.ssl_channel_credentials(); None is unencrypted.
+        retry: how calls are repeated when no server answers.
+        max_message_bytes: bytes of a reply; -1 for no limit.
+    """
+    if not isinstance(target, str):
+        raise TypeError(f"target must be one text such as 'localhost:50051'; given {target!r}")
+    return Client(Transport(target, credentials, retry or Retry(), max_message_bytes))
+
+
+class Client:
+    """Losses and gradients from a server. Made by `connect`.
+
+    May be used from many threads, and in a process forked from the one that
+    made it. A context manager: leaving it closes it.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self._lock = threading.Lock()
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+
+    def compute(
+        self,
+        cfg: Mapping[str, Any],
+        pred: Any,
+        target: Any = None,
+        weight: Any = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+        *,
+        grad_output: Any = None,
+        wrt: Iterable[str] = ("pred",),
+        state: Any = None,
+        timeout: float = 30.0,
+        **more: Any,
+    ) -> Result:
+        """The loss that `cfg` describes, and its gradients.
+
+        Parameters:
+            cfg: MMDetection's config dict, such as dict(type="FocalLoss", gamma=2.0).
+            pred: array, or nested dicts and lists of arrays.
+            target: likewise.
+            weight: likewise, of the shapes the loss takes.
+            avg_factor: divisor of a mean, in place of the number of elements.
+            reduction_override: "none", "mean" or "sum", in place of the config's.
+            grad_output: upstream gradient, shaped like the loss, or a dict of them by the name
+                of a part; ones if it is left out.
+            wrt: names of the inputs whose gradients to return; () for the loss alone.
+            state: `state` of the last result, for a loss that remembers.
+            timeout: seconds for everything, retries included.
+            more: the loss's own inputs, such as ignore_index, by upstream's names.
+
+        Raises:
+            RequestError: the call is at fault; its message names field and rule.
+            ServiceError: the server is, or is not there.
+        """
+        message = encode_call(
+            cfg,
+            {"pred": _arrays(pred), "target": _arrays(target), "weight": _arrays(weight), **more},
+            wrt=wrt,
+            avg_factor=avg_factor,
+            reduction_override=reduction_override,
+            grad_output=grad_output,
+            state=state,
+        )
+        return decode_reply(self.send(message, timeout), _to_numpy)
+
+    def submit(self, *args: Any, **kwargs: Any) -> "Future[Result]":
+        """`compute` with the same arguments, not waited for."""
+        return self._executor().submit(self.compute, *args, **kwargs)
+
+    def send(self, message: bytes, timeout: float) -> bytes:
+        """The serialised reply to a serialised ComputeRequest, for adapters."""
+        return self.transport.call("Compute", message, timeout)
+
+    def losses(self, timeout: float = 30.0) -> dict[str, dict[str, Any]]:
+        """The server's catalogue: for each name its summary, text, parameters, inputs, source."""
+        reply = self.transport.call(
+            "ListLosses", pb.ListLossesRequest().SerializeToString(), timeout
+        )
+        return {
+            info.name: {
+                "summary": info.summary,
+                "text": info.text,
+                "parameters": {p.name: _parameter(p) for p in info.parameters},
+                "inputs": {i.name: i.text for i in info.inputs},
+                "source": info.source,
+                "batchable": info.batchable,
+            }
+            for info in pb.ListLossesResponse.FromString(reply).losses
+        }
+
+    def server(self, timeout: float = 30.0) -> pb.GetServerResponse:
+        """What the server is and accepts: version, devices, planes, limits."""
+        request = pb.GetServerRequest().SerializeToString()
+        return pb.GetServerResponse.FromString(self.transport.call("GetServer", request, timeout))
+
+    def close(self) -> None:
+        """Close the connection. A closed client raises ValueError when it is used."""
+        self.transport.close()
+        if self._pool is not None and self._pool[0] == os.getpid():
+            self._pool[1].shutdown(wait=False, cancel_futures=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copied with its module (deepcopy for an averaged model) or sent to a spawned worker, a
+        # client arrives as what it was made from, without the connection.
+        return Client, (self.transport,)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _executor(self) -> ThreadPoolExecutor:
+        pid = os.getpid()
+        if self._pool is None or self._pool[0] != pid:
+            self._pool = (pid, ThreadPoolExecutor(SUBMITTED_AT_ONCE, "lossclient"))
+        return self._pool[1]
+
+
+def _arrays(value: Any) -> Any:
+    """Bare numbers as arrays: a pred or weight may be one."""
+    return np.asarray(value) if isinstance(value, int | float | np.generic) else value
+
+
+def _to_numpy(given: TensorBytes) -> Any:
+    """A float for a scalar, else an array of its own, writable memory."""
+    array = tensor.unpack(given)
+    return array.copy() if given.shape else array.item()
+
+
+def _parameter(info: pb.Parameter) -> dict[str, Any]:
+    out: dict[str, Any] = {"type": info.type, "text": info.text}
+    if info.HasField("default"):
+        out["default"] = Reader([], tensor.unpack).read(info.default, info.name)
+    return out

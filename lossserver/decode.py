@@ -1,0 +1,159 @@
+"""Message → Job: everything a stranger sent is looked up and checked here, on the CPU.
+
+A call that leaves this file is known to be computable, so it may share a batch:
+names are in the registry, shapes fit, class indices are in range. What the
+registry and the losses refuse is translated into the wire's errors here, once.
+"""
+
+import asyncio
+import functools
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from lossserver.job import Job
+from lossserver.losses.rows import Call, Loss, RowwiseLoss, name_of
+from lossserver.registry import LOSSES, RefusedError, UnknownNameError
+from lossserver.tree import tensors
+from losswire import frame
+from losswire.errors import LossError, MessageError, SpecError, TensorError, UnknownLossError
+from losswire.tensor import DTYPES, TensorBytes
+from losswire.v1 import loss_pb2 as pb
+from losswire.value import Reader
+
+_DTYPE: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
+
+#: Names of `Call`'s own options; what is refused of them is the spec's fault, not a tensor's.
+_OPTIONS = {"reduction_override", "avg_factor", "wrt", "ignore_index"}
+
+
+def decode(message: bytes, deadline: float | None, future: "asyncio.Future[Any]") -> Job:
+    """The job that a serialised ComputeRequest asks for.
+
+    Parameters:
+        message: the request's bytes.
+        deadline: monotonic seconds after which the caller no longer waits.
+        future: where its result is to go.
+
+    Raises:
+        RequestError: whatever is wrong with it.
+    """
+    serialised, payloads = frame.read(message)
+    try:
+        header = pb.ComputeHeader.FromString(serialised)
+    except DecodeError:
+        # The parser does not say which: it gives up at 100 levels of messages.
+        raise MessageError(
+            "header must be a losswire.v1.ComputeHeader, nested less deep than 30 lists or dicts",
+            field="header",
+            given=f"{len(serialised)} bytes",
+        ) from None
+    reader = Reader(payloads, to_torch)
+    name, loss = _loss(header.config.SerializeToString(deterministic=True))
+    call = _call(header, reader)
+    reader.finish()
+    _check_names(loss, call, name)
+    try:
+        rows = loss.rows(call) if isinstance(loss, RowwiseLoss) else None
+    except RefusedError as refusal:
+        raise refused(refusal) from None
+    return Job(
+        name=name,
+        loss=loss,
+        call=call,
+        rows=rows,
+        key=object() if rows is None else (rows.formula, _layout(rows.pred, rows.target, call.wrt)),
+        elements=sum(tensor.numel() for tensor in tensors(dict(call.inputs))),
+        deadline=deadline,
+        arrived=time.monotonic(),
+        future=future,
+    )
+
+
+def refused(refusal: RefusedError) -> LossError:
+    """What a loss refuses of a call, as an error of the wire."""
+    error = SpecError if refusal.field in _OPTIONS else TensorError
+    return error(refusal.rule, field=refusal.field, given=refusal.given)
+
+
+def to_torch(given: TensorBytes) -> Tensor:
+    """A tensor of its own memory: the message's is read-only, and torch has no such tensors."""
+    own = torch.empty(given.shape, dtype=_DTYPE[given.dtype])
+    own.reshape(-1).view(torch.uint8).numpy()[:] = np.frombuffer(given.buffer, np.uint8)
+    # A bool that is neither 0 nor 1 would be undefined behaviour in C++.
+    return own.view(torch.uint8) != 0 if own.dtype is torch.bool else own
+
+
+@functools.lru_cache(maxsize=1024)
+def _loss(serialised: bytes) -> tuple[str, Loss]:
+    """The loss of a serialised config, and its name. Trainers send the same few again and again."""
+    config = Reader([], to_torch).read(pb.Value.FromString(serialised), "config")
+    if not isinstance(config, dict):
+        raise SpecError(
+            'must be a map such as {"type": "L1Loss"}',
+            field="config",
+            given="nothing" if config is None else type(config).__name__,
+        )
+    try:
+        loss = LOSSES.build(config)
+    except UnknownNameError as error:
+        raise UnknownLossError(str(error), field="config.type") from None
+    except RefusedError as refusal:
+        raise SpecError(
+            refusal.rule, field=f"config.{refusal.field}", given=refusal.given
+        ) from None
+    return type(loss).__name__, loss
+
+
+def _call(header: pb.ComputeHeader, reader: Reader) -> Call:
+    inputs = {name: reader.read(value, name) for name, value in header.inputs.items()}
+    if not any(True for _ in tensors(inputs)):
+        raise TensorError("a call must have at least one tensor", field="inputs", given="none")
+    upstream: Any = {}
+    if header.HasField("grad_output"):
+        upstream = reader.read(header.grad_output, "grad_output")
+        upstream = upstream if isinstance(upstream, dict) else {"loss": upstream}
+        for name, value in upstream.items():
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                raise TensorError("must be a floating-point tensor", field=f"grad_output.{name}")
+    return Call(
+        inputs=inputs,
+        wrt=frozenset(header.wrt),
+        reduction_override=(
+            header.reduction_override if header.HasField("reduction_override") else None
+        ),
+        avg_factor=header.avg_factor if header.HasField("avg_factor") else None,
+        grad_output=upstream,
+        state=reader.read(header.state, "state") if header.HasField("state") else None,
+    )
+
+
+def _check_names(loss: Loss, call: Call, name: str) -> None:
+    takes = {"pred", "target", *loss.INPUTS}
+    if unknown := sorted(call.inputs.keys() - takes):
+        raise SpecError(
+            f"{name} takes the inputs {', '.join(sorted(takes))}", field="inputs", given=unknown[0]
+        )
+    for wanted in sorted(call.wrt):
+        if wanted not in call.inputs:
+            raise SpecError(
+                f"gradients can be asked for the inputs sent: {', '.join(sorted(call.inputs))}",
+                field="wrt",
+                given=wanted,
+            )
+        leaves = list(tensors(call.inputs[wanted]))
+        if not any(leaf.is_floating_point() for leaf in leaves):
+            raise TensorError(
+                "a gradient goes with a floating-point input",
+                field=wanted,
+                given=name_of(leaves[0].dtype) if leaves else "no tensor",
+            )
+
+
+def _layout(pred: Tensor, target: Tensor, wrt: frozenset[str]) -> tuple[Any, ...]:
+    """What must be equal, besides the formula, for rows to be concatenated."""
+    return pred.dtype, pred.shape[1:], target.dtype, target.shape[1:], wrt

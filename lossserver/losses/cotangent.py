@@ -1,0 +1,127 @@
+"""Everything that comes after the formula: weight, reduce, scale. Once, for every loss.
+
+MMDetection's pipeline is
+
+    sample → formula → weight → reduce → scale → the trainer's own upstream gradient
+
+and all of it after the formula is linear in the rows ℓ that the formula gives:
+
+    loss      = Σ ℓ · weight · loss_weight / divisor
+    cotangent = dL/dℓ = upstream · weight · loss_weight / divisor
+
+The cotangent needs no ℓ, so one vector-Jacobian product gives the gradients of
+many callers with different reductions at once.
+
+Source: MMDetection 3.3.0, `weight_reduce_loss` (mmdet/models/losses/utils.py).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lossserver.registry import RefusedError
+
+#: What MMDetection adds to avg_factor, whatever the dtype.
+EPS = torch.finfo(torch.float32).eps
+
+REDUCTIONS = ("none", "mean", "sum")
+
+#: Elements that broadcasting may blow a loss up to, where upstream lets it. Torch would try any
+#: number; this many are 128 MiB of float64.
+MAX_BROADCAST = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cotangent:
+    """How one call turns its rows into its loss.
+
+    Attributes:
+        shape: shape of ℓ · weight, usually that of ℓ.
+        weight: broadcasts with ℓ; None is 1.
+        scale: loss_weight / divisor.
+        reduced: one number is wanted, not ℓ's shape.
+        upstream: dL/d(loss), a scalar if reduced, else `shape`; None is 1.
+    """
+
+    shape: tuple[int, ...]
+    weight: Tensor | None
+    scale: float
+    reduced: bool
+    upstream: Tensor | None
+
+    def value(self, rows: Tensor) -> Tensor:
+        """The loss of these rows. Where the weight is 0 it is 0, even if a row is NaN."""
+        if self.weight is not None:
+            rows = (rows * self.weight).masked_fill(self.weight == 0, 0)
+        return rows.sum() * self.scale if self.reduced else rows * self.scale
+
+    def of(self, rows: Tensor) -> Tensor:
+        """dL/dℓ, shaped like `rows`."""
+        out = rows.new_tensor(self.scale)
+        if self.upstream is not None:
+            out = out * self.upstream
+        if self.weight is not None:
+            out = out * self.weight
+        return out.expand(self.shape).sum_to_size(rows.shape)
+
+
+def cotangent(
+    rows: tuple[int, ...],
+    *,
+    weight: Tensor | None,
+    reduction: str,
+    avg_factor: float | None,
+    loss_weight: float,
+    upstream: Tensor | None,
+) -> Cotangent:
+    """The cotangent of a call whose formula gives rows of this shape.
+
+    Raises:
+        RefusedError: avg_factor with reduction "sum"; a weight that does not
+            broadcast with the rows; an upstream gradient not shaped like the loss.
+    """
+    shape = rows if weight is None else broadcast("weight", weight, rows, "the loss")
+    if avg_factor is not None and reduction not in ("mean", "none"):
+        raise RefusedError(
+            "avg_factor", 'goes with reduction "mean" or "none" only', f"reduction {reduction!r}"
+        )
+    reduced = reduction != "none"
+    divisor = 1.0
+    if reduction in ("mean", "elementwise_mean"):
+        divisor = math.prod(shape) if avg_factor is None else avg_factor + EPS
+    expected = () if reduced else shape
+    if upstream is not None and tuple(upstream.shape) != expected:
+        raise RefusedError(
+            "grad_output", f"must be shaped like the loss, {list(expected)}", list(upstream.shape)
+        )
+    return Cotangent(
+        shape=shape,
+        weight=weight,
+        # The mean of nothing is NaN, as in torch.
+        scale=loss_weight / divisor if divisor else math.nan,
+        reduced=reduced,
+        upstream=upstream,
+    )
+
+
+def broadcast(field: str, given: Tensor, shape: tuple[int, ...], of: str) -> tuple[int, ...]:
+    """The shape that `given` and `shape` (that of the thing named `of`) broadcast to.
+
+    Raises:
+        RefusedError: they do not, or to far more elements than were sent.
+    """
+    try:
+        out = tuple(torch.broadcast_shapes(shape, given.shape))
+    except RuntimeError:
+        raise RefusedError(
+            field, f"must broadcast with {of}, which is {list(shape)}", list(given.shape)
+        ) from None
+    if out != shape and math.prod(out) > MAX_BROADCAST:
+        raise RefusedError(
+            field,
+            f"must not broadcast to over {MAX_BROADCAST} elements with {of}, which is {list(shape)}",
+            list(given.shape),
+        )
+    return out

@@ -1,0 +1,177 @@
+"""Cross entropies over classes: softmax, and one sigmoid a class."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lossserver.losses.rows import Call, RowwiseLoss, labels_of, name_of, one_hot, refuse_outside
+from lossserver.registry import LOSSES, RefusedError
+
+#: torch's default; upstream's None means it.
+NOTHING_IGNORED = -100
+
+
+@LOSSES.register
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyLoss(RowwiseLoss):
+    """Cross entropy of class scores, by softmax or by one sigmoid a class.
+
+    softmax:  ℓ = -w_y log softmax(pred)_y
+    sigmoid:  ℓ_c = -w_c t_c log σ(pred_c) - (1 - t_c) log(1 - σ(pred_c))
+
+    Parameters:
+        use_sigmoid: one binary cross entropy a class instead of a softmax.
+        use_mask: mask cross entropy; not served yet, so must be false.
+        class_weight: a factor w a class: of ℓ for softmax, of the positive term
+            alone for sigmoid (where one number may stand for all classes).
+        ignore_index: label whose rows count nothing; None is -100.
+        avg_non_ignore: a mean divides by the number of elements not ignored.
+            Otherwise it divides by all, ignored or not, whatever class_weight.
+        reduction: "mean", "sum" or "none".
+        loss_weight: factor of the result.
+
+    Inputs:
+        pred: logits, float [N, C] or, for softmax, [N, C, ...].
+        target: class index, integer [N, ...]: in 0..C-1 or ignore_index for
+            softmax; for sigmoid C and above are background, and below 0 is
+            ignored. Or shaped like pred: class probabilities (softmax, float),
+            one target a class (sigmoid).
+        weight: softmax: broadcasts with the loss, [N, ...]. Sigmoid: [N], or
+            what broadcasts with pred if target is shaped like pred.
+        ignore_index: a whole number, in place of the parameter.
+
+    Returns:
+        Unreduced, in nats: softmax float [N, ...], sigmoid float [N, C].
+
+    Raises:
+        ValueError: a label out of range, a class_weight of another length than
+            C, or shapes that do not fit.
+
+    Source:
+        MMDetection 3.3.0, `CrossEntropyLoss`. Upstream rounds the sigmoid form
+        of float64 scores to float32; here it stays float64.
+    """
+
+    INPUTS: ClassVar[frozenset[str]] = frozenset({"weight", "ignore_index"})
+    OUTSIDE: ClassVar[frozenset[str]] = frozenset({"reduction", "loss_weight", "avg_non_ignore"})
+
+    use_sigmoid: bool = False
+    use_mask: bool = False
+    class_weight: tuple[float, ...] | None = None
+    ignore_index: int | None = None
+    avg_non_ignore: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.use_mask:
+            raise RefusedError("use_mask", "mask cross entropy is not served yet", True)
+
+    @property
+    def ignored(self) -> int:
+        """The label that counts nothing."""
+        return NOTHING_IGNORED if self.ignore_index is None else self.ignore_index
+
+    def for_call(self, call: Call) -> Self:
+        given = call.inputs.get("ignore_index")
+        if given is None:
+            return self
+        if type(given) is not int:
+            raise RefusedError("ignore_index", "must be a whole number", type(given).__name__)
+        return replace(self, ignore_index=given)
+
+    def fit(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        return (self._fit_sigmoid if self.use_sigmoid else self._fit_softmax)(pred, target)
+
+    def _fit_softmax(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        if not pred.dim():
+            raise RefusedError("pred", "must have a dimension of classes", list(pred.shape))
+        axis = 1 if pred.dim() > 1 else 0
+        classes, shape = pred.shape[axis], (*pred.shape[:axis], *pred.shape[axis + 1 :])
+        self._check_class_weight({classes}, classes)
+        if target.shape == pred.shape:
+            if not target.is_floating_point():
+                raise RefusedError(
+                    "target", "class probabilities must be floating point", name_of(target.dtype)
+                )
+            if self.ignored >= 0:
+                raise RefusedError(
+                    "ignore_index", "goes with class indices, not probabilities", self.ignored
+                )
+            return target, shape
+        if target.shape != shape:
+            raise RefusedError(
+                "target",
+                f"must be class indices {list(shape)} or probabilities {list(pred.shape)} "
+                f"for pred {list(pred.shape)}",
+                list(target.shape),
+            )
+        labels = labels_of(target)
+        refuse_outside(
+            labels[labels != self.ignored],
+            0,
+            classes - 1,
+            f"in 0..{classes - 1}, or {self.ignored} to be ignored",
+        )
+        return labels, shape
+
+    def _fit_sigmoid(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        if pred.shape == target.shape:
+            self._check_class_weight({1, *pred.shape[-1:]}, pred.shape[-1] if pred.dim() else 1)
+            return target, tuple(pred.shape)
+        if pred.dim() != 2 or target.shape != pred.shape[:1]:
+            raise RefusedError(
+                "target",
+                f"must be [N] class indices of pred [N, C], or shaped like pred, {list(pred.shape)}",
+                list(target.shape),
+            )
+        self._check_class_weight({1, pred.shape[1]}, pred.shape[1])
+        return labels_of(target), tuple(pred.shape)
+
+    def _check_class_weight(self, allowed: set[int], classes: object) -> None:
+        if self.class_weight is not None and len(self.class_weight) not in allowed:
+            raise RefusedError(
+                "class_weight", f"must have one number a class, {classes}", len(self.class_weight)
+            )
+
+    def fit_weight(self, weight: Tensor, target: Tensor, rows: tuple[int, ...]) -> Tensor:
+        if not self.use_sigmoid or tuple(target.shape) == rows:
+            return weight
+        if weight.numel() != rows[0]:
+            raise RefusedError(
+                "weight", f"must be [N] for class indices, {rows[:1]} here", list(weight.shape)
+            )
+        return weight.reshape(-1, 1)
+
+    def aligned(self, pred: Tensor, target: Tensor) -> bool:
+        # Softmax of [C] scores is one row without a dimension for it.
+        return (self.use_sigmoid or pred.dim() > 1) and super().aligned(pred, target)
+
+    def own_avg_factor(self, target: Tensor, rows: tuple[int, ...]) -> float | None:
+        if not self.avg_non_ignore:
+            return None
+        counted = target != self.ignored
+        if self.use_sigmoid:
+            counted &= target >= 0
+        # One-hot labels count once a class.
+        return float(counted.sum()) * (math.prod(rows[1:]) if target.dim() < len(rows) else 1)
+
+    def reach(self, zero: Tensor, pred: Tensor) -> Tensor:
+        return zero if self.use_sigmoid else zero.unsqueeze(1)
+
+    def formula(self, pred: Tensor, target: Tensor) -> Tensor:
+        weight = None if self.class_weight is None else pred.new_tensor(self.class_weight)
+        if not self.use_sigmoid:
+            return F.cross_entropy(
+                pred, target, weight=weight, ignore_index=self.ignored, reduction="none"
+            )
+        counted = (target >= 0) & (target != self.ignored)
+        if target.dim() != pred.dim():
+            counted = counted.unsqueeze(1)
+            target = one_hot(target, pred)
+        entropy = F.binary_cross_entropy_with_logits(
+            pred, target.to(pred.dtype), pos_weight=weight, reduction="none"
+        )
+        return entropy.masked_fill(~counted, 0)

@@ -1,0 +1,106 @@
+"""The server, read top to bottom: build the parts, serve, drain, stop."""
+
+import asyncio
+import logging
+import signal
+
+import grpc
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from lossserver.admit import Admission
+from lossserver.config import Config, Device, Listen, is_loopback
+from lossserver.service import NAME, LossService
+from lossserver.worker import Worker
+
+log = logging.getLogger("lossserver")
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+async def serve(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT, finish what is in flight, and return.
+
+    Raises:
+        ValueError: the device is not there, or the address may not be listened on.
+        OSError: the address cannot be bound.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    worker = Worker(open_device(config.device), config.batch, loop)
+    admission = Admission(config.limits)
+    server = grpc.aio.server(
+        options=[
+            # Above our own limit, so that it is our own error, with details, that says so.
+            ("grpc.max_receive_message_length", 2 * config.limits.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    service = LossService(worker, admission, config.limits)
+    server.add_generic_rpc_handlers((service.handler(),))
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection(
+        (NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    port = bind(server, config.listen)
+
+    worker.start()
+    await server.start()
+    for name in ("", NAME):
+        await healthy.set(name, SERVING)
+    log.info("serving on %s:%d device=%s", config.listen.host, port, worker.device)
+
+    await stop.wait()
+    log.info("draining timeout=%s", config.ending.drain_timeout)
+    await healthy.enter_graceful_shutdown()
+    admission.draining = True
+    await server.stop(config.ending.drain_timeout)
+    worker.stop()
+    log.info("stopped")
+
+
+def bind(server: grpc.aio.Server, listen: Listen) -> int:
+    """Bind the server; its port, which is a free one if 0 was asked for.
+
+    Raises:
+        ValueError: the address is open to other machines and that was not allowed.
+        OSError: it cannot be bound.
+    """
+    if not listen.insecure and not is_loopback(listen.host):
+        raise ValueError(
+            f"host {listen.host} is open to other machines, and without TLS whoever reaches the "
+            "server can use it; say --insecure if that is meant, or --host 127.0.0.1"
+        )
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    try:
+        return server.add_insecure_port(f"{host}:{listen.port}")
+    except RuntimeError:
+        raise OSError(
+            f"cannot listen on {host}:{listen.port}: is another server there? "
+            "--port 0 takes a free port"
+        ) from None
+
+
+def open_device(config: Device) -> torch.device:
+    """The device asked for, after torch has been told its threads.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    name = config.device
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that torch finds here; given {name!r}") from error
+    return device

@@ -1,0 +1,166 @@
+"""The servicer: a few lines a call, and the one place where an exception becomes a status."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn
+
+import grpc
+import torch
+from grpc.aio import ServicerContext
+
+import lossserver
+from lossserver.admit import Admission, Limits
+from lossserver.card import catalogue
+from lossserver.decode import decode, refused
+from lossserver.encode import encode
+from lossserver.job import Job, Result
+from lossserver.registry import RefusedError
+from lossserver.worker import Worker
+from losswire.errors import InternalError, LossError, NotServedError, OverloadedError
+from losswire.status import DETAILS, to_status
+from losswire.v1 import loss_pb2 as pb
+
+log = logging.getLogger("lossserver")
+
+NAME = "losswire.v1.LossService"
+
+#: Bytes from which a message is decoded and encoded off the event loop, which would otherwise
+#: answer nobody while it copies: 1 MiB is about 0.1 ms of copying.
+LARGE = 1 << 20
+
+Context = ServicerContext[Any, Any]
+
+
+class LossService:
+    """What a LossService answers.
+
+    Parameters:
+        worker: where jobs are computed.
+        admission: who may enter.
+        limits: what `GetServer` tells of them.
+    """
+
+    def __init__(self, worker: Worker, admission: Admission, limits: Limits) -> None:
+        self._worker = worker
+        self._admission = admission
+        self._limits = limits
+
+    async def compute(self, message: bytes, context: Context) -> bytes:
+        """One call, from bytes to bytes."""
+        remaining = context.time_remaining()
+        call = _LogLine()
+        try:
+            with self._admission.enter(len(message), remaining):
+                started = time.perf_counter()
+                deadline = None if remaining is None else time.monotonic() + remaining
+                future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+                call.job = await _off_loop(len(message), decode, message, deadline, future)
+                decoded = time.perf_counter() - started
+                self._worker.put(call.job)
+                call.result = await future
+                reply: bytes = await _off_loop(len(message), encode, call.result, decoded)
+            call.write("OK")
+        except asyncio.CancelledError:
+            call.write("CANCELLED")
+            raise
+        except Exception as error:  # noqa: BLE001  (every call ends in a status)
+            await _abort(context, error, call)
+        return reply
+
+    async def not_served(self, _: Any, context: Context) -> AsyncIterator[bytes]:
+        """What a later version will serve."""
+        await _abort(
+            context, NotServedError("streams and pieces are not served yet; send Compute"), None
+        )
+        yield b""
+
+    async def list_losses(self, _: pb.ListLossesRequest, __: Context) -> pb.ListLossesResponse:
+        """The catalogue."""
+        return catalogue()
+
+    async def get_server(self, _: pb.GetServerRequest, __: Context) -> pb.GetServerResponse:
+        """What this server is and accepts."""
+        limits = pb.Limits(
+            max_message_bytes=self._limits.max_message_bytes,
+            max_bytes_in_flight=self._limits.max_bytes_in_flight,
+            max_calls_in_flight=self._limits.max_calls_in_flight,
+        )
+        return pb.GetServerResponse(
+            version=lossserver.__version__,
+            devices=[str(self._worker.device)],
+            planes=["inline"],
+            limits=limits,
+        )
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service for a gRPC server. Compute's messages stay bytes: `frame` reads them."""
+        stream: Any = grpc.stream_stream_rpc_method_handler(self.not_served)
+        return grpc.method_handlers_generic_handler(
+            NAME,
+            {
+                "Compute": grpc.unary_unary_rpc_method_handler(self.compute),
+                "ComputeStream": stream,
+                "ComputeLarge": stream,
+                "ListLosses": grpc.unary_unary_rpc_method_handler(
+                    self.list_losses,
+                    request_deserializer=pb.ListLossesRequest.FromString,
+                    response_serializer=pb.ListLossesResponse.SerializeToString,
+                ),
+                "GetServer": grpc.unary_unary_rpc_method_handler(
+                    self.get_server,
+                    request_deserializer=pb.GetServerRequest.FromString,
+                    response_serializer=pb.GetServerResponse.SerializeToString,
+                ),
+            },
+        )
+
+
+class _LogLine:
+    """What the one log line of a call says."""
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self.result: Result | None = None
+
+    def write(self, status: str, reason: str = "") -> None:
+        """Write it."""
+        parts = ["compute"]
+        if self.job is not None:
+            parts.append(f"loss={self.job.name} elements={self.job.elements}")
+        if self.result is not None:
+            done = self.result
+            parts.append(f"batch={done.batch} wait={done.queue:.4f} compute={done.compute:.4f}")
+        parts.append(f"status={status}")
+        if reason:
+            parts.append(f"reason={reason!r}")
+        log.info(" ".join(parts))
+
+
+async def _off_loop(size: int, work: Callable[..., Any], *args: Any) -> Any:
+    """`work(*args)`; in a thread if it moves many bytes."""
+    return await asyncio.to_thread(work, *args) if size >= LARGE else work(*args)
+
+
+async def _abort(context: Context, error: Exception, call: _LogLine | None) -> NoReturn:
+    told = _told(error)
+    code, details = to_status(told)
+    if call is not None:
+        call.write(code, str(told))
+    await context.abort(grpc.StatusCode[code], str(told), ((DETAILS, details),))
+    raise AssertionError("abort always raises")
+
+
+def _told(error: Exception) -> LossError:
+    """What the caller is told of an exception: never a traceback, never an unknown text."""
+    if isinstance(error, LossError):
+        return error
+    if isinstance(error, RefusedError):
+        return refused(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return OverloadedError("the device has too little memory free for this call", given="")
+    request = uuid.uuid4().hex[:12]
+    log.error("request %s", request, exc_info=error)
+    return InternalError(f"the server failed; its log has the details under request {request}")

@@ -1,0 +1,91 @@
+"""A message as bytes without copying tensors: plain protobuf on the wire, cut and joined by hand.
+
+ComputeRequest and ComputeResponse have the same outline:
+
+    field 1   header, a message
+    field 2   payloads, bytes, any number
+
+Python's protobuf copies each payload when it is set, when the message is
+serialised, when it is parsed and when it is read. Here writing is one join and
+reading gives views. Anything else that writes or reads the message with an
+ordinary protobuf library meets the same bytes (tests/wire/test_frame.py).
+"""
+
+from collections.abc import Sequence
+
+from losswire.errors import MessageError
+from losswire.tensor import Buffer
+
+_HEADER = 1 << 3 | 2
+_PAYLOAD = 2 << 3 | 2
+_FIXED = {1: 8, 5: 4}  # wire type → length, for fields of a later version that are passed over
+
+#: Payloads one message may carry; each costs an object before anything is known of it.
+MAX_PAYLOADS = 4096
+
+
+def write(header: bytes, payloads: Sequence[Buffer]) -> bytes:
+    """The message made of a serialised header and the payloads, copied once each."""
+    parts: list[Buffer] = [bytes((_HEADER,)) + _varint(len(header)), header]
+    for payload in payloads:
+        parts.append(bytes((_PAYLOAD,)) + _varint(len(payload)))
+        parts.append(payload)
+    return b"".join(parts)
+
+
+def read(message: bytes) -> tuple[bytes, list[memoryview]]:
+    """The serialised header, and a view of each payload.
+
+    Raises:
+        MessageError: the bytes end too early or are not protobuf.
+    """
+    view = memoryview(message)
+    header, payloads, at = b"", [], 0
+    while at < len(view):
+        tag, at = _read_varint(view, at)
+        kind = tag & 7
+        if kind == 0:
+            _, at = _read_varint(view, at)
+            continue
+        if kind == 2:
+            length, at = _read_varint(view, at)
+        elif kind in _FIXED:
+            length = _FIXED[kind]
+        else:
+            raise MessageError("a message must be protobuf", given=f"wire type {kind} at byte {at}")
+        if length > len(view) - at:
+            raise MessageError(
+                "a message must be whole", given=f"{len(view) - at} of {length} bytes of a field"
+            )
+        if tag == _HEADER:
+            header += view[at : at + length]  # protobuf: a second one is merged into the first
+        elif tag == _PAYLOAD:
+            payloads.append(view[at : at + length])
+        at += length
+    if len(payloads) > MAX_PAYLOADS:
+        raise MessageError(
+            f"payloads must be at most {MAX_PAYLOADS}", field="payloads", given=len(payloads)
+        )
+    return header, payloads
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(view):
+            raise MessageError("a message must be whole", given=f"an end within byte {at}")
+        byte = view[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise MessageError("a message must be protobuf", given=f"a varint over 10 bytes before {at}")

@@ -1,0 +1,147 @@
+"""Plain Python values ⇄ Value: a config, an input, a tree of tensors.
+
+    None  bool  int  float  str  list/tuple  dict  tensor
+
+An integer stays an integer and None stays None. A tensor's bytes go to, and
+come from, the message's list of payloads. A config is a value without tensors.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from losswire import tensor
+from losswire.errors import MessageError, SpecError
+from losswire.tensor import Buffer, TensorBytes
+from losswire.v1 import loss_pb2 as pb
+
+#: Lists and dicts within each other. The deepest config of MMDetection has 7.
+MAX_DEPTH = 16
+
+#: Values in one tree. A head's call with 64 images has some thousands.
+MAX_NODES = 65536
+
+
+def pack(  # noqa: C901, PLR0912  (one case a kind)
+    value: Any, payloads: list[Buffer], field: str = "value", depth: int = 0
+) -> pb.Value:
+    """`value` as a message; bytes of its tensors are appended to `payloads`.
+
+    Raises:
+        SpecError: it holds something that does not travel, or is nested too deep.
+        TensorError: an array's dtype does not travel.
+    """
+    if depth > MAX_DEPTH:
+        raise SpecError(f"lists and dicts must be nested at most {MAX_DEPTH} deep", field=field)
+    out = pb.Value()
+    match value:
+        case None:
+            out.null_value.SetInParent()
+        case np.generic():
+            return pack(value.item(), payloads, field, depth)
+        case bool():
+            out.bool_value = value
+        case int():
+            if not -(2**63) <= value < 2**63:
+                raise SpecError("an integer must fit 64 bits", field=field, given=value)
+            out.int_value = value
+        case float():
+            out.double_value = value
+        case str():
+            out.string_value = value
+        case TensorBytes():
+            _append(value, out, payloads)
+        case np.ndarray():
+            _append(tensor.pack(value), out, payloads)
+        case list() | tuple():
+            out.list_value.SetInParent()
+            out.list_value.items.extend(
+                pack(item, payloads, f"{field}[{i}]", depth + 1) for i, item in enumerate(value)
+            )
+        case dict():
+            out.map_value.SetInParent()
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise SpecError("keys must be texts", field=field, given=repr(key))
+                packed = pack(item, payloads, f"{field}.{key}", depth + 1)
+                out.map_value.entries[key].CopyFrom(packed)
+        case _:
+            raise SpecError(
+                "must be None, bool, int, float, str, list, dict or array",
+                field=field,
+                given=type(value).__name__,
+            )
+    return out
+
+
+def _append(given: TensorBytes, out: pb.Value, payloads: list[Buffer]) -> None:
+    out.tensor_value.CopyFrom(tensor.describe(given, len(payloads)))
+    payloads.append(given.buffer)
+
+
+class Reader:
+    """Values of one message, read back.
+
+    Holds what must be counted over the whole message: which payloads have been
+    named, and how many values there were.
+
+    Parameters:
+        payloads: the message's payloads.
+        leaf: what a tensor becomes, such as `losswire.tensor.unpack`.
+    """
+
+    def __init__(self, payloads: Sequence[Buffer], leaf: Callable[[TensorBytes], Any]) -> None:
+        self._payloads = payloads
+        self._leaf = leaf
+        self._named: set[int] = set()
+        self._nodes = 0
+
+    def read(self, value: pb.Value, field: str, depth: int = 0) -> Any:
+        """`value` as plain Python, tensors turned into leaves.
+
+        Raises:
+            SpecError: nested over 16 deep, over 65,536 values, or a kind this version lacks.
+            TensorError, MessageError: a tensor and its payload disagree.
+        """
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise SpecError(f"a message must hold at most {MAX_NODES} values", field=field)
+        if depth > MAX_DEPTH:
+            raise SpecError(f"lists and dicts must be nested at most {MAX_DEPTH} deep", field=field)
+        match value.WhichOneof("kind"):
+            case "null_value":
+                return None
+            case "list_value":
+                return [
+                    self.read(item, f"{field}[{i}]", depth + 1)
+                    for i, item in enumerate(value.list_value.items)
+                ]
+            case "map_value":
+                return {
+                    key: self.read(item, f"{field}.{key}", depth + 1)
+                    for key, item in value.map_value.entries.items()
+                }
+            case "tensor_value":
+                return self._tensor(value.tensor_value, field)
+            case None:
+                raise SpecError("a value must have a kind this version knows", field=field)
+            case kind:
+                return getattr(value, kind)
+
+    def _tensor(self, described: pb.Tensor, field: str) -> Any:
+        if described.payload in self._named:
+            raise MessageError(
+                "each payload belongs to one tensor", field=field, given=described.payload
+            )
+        self._named.add(described.payload)
+        return self._leaf(tensor.read(described, self._payloads, field))
+
+    def finish(self) -> None:
+        """Raise MessageError if a payload was named by no tensor."""
+        if len(self._named) != len(self._payloads):
+            raise MessageError(
+                f"every payload must be named by a tensor; {len(self._named)} are",
+                field="payloads",
+                given=f"{len(self._payloads)} payloads",
+            )

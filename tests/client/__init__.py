@@ -1,0 +1,1 @@
+"""lossclient: against a real server."""

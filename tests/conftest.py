@@ -1,0 +1,88 @@
+"""What many tests share: a real server in another process, and a client of it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import lossclient
+
+READY = re.compile(r"serving on 127\.0\.0\.1:(\d+) ")
+
+#: Seconds to import torch and bind, on a machine with a great deal else to do.
+PATIENCE = 60
+
+
+class ServerProcess:
+    """`lossserver serve` on a free port, its log in a file."""
+
+    def __init__(self, log: Path, *flags: str) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(  # noqa: S603  (our own command)
+                [sys.executable, "-u", "-m", "lossserver", "serve", "--port=0", *flags],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"LOSSSERVER_DEVICE": "cpu"},
+            )
+        self.target = f"127.0.0.1:{self.find(READY)[1]}"
+
+    def find(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        """The first match in the log, waited for by reading the log as it grows."""
+        with self.log.open() as lines:
+            seen = ""
+            while self.process.poll() is None or not seen.endswith("\n"):
+                seen += lines.read()
+                if match := pattern.search(seen):
+                    return match
+                # Not a wait for time to pass: the process is asked whether it still runs.
+                try:
+                    self.process.wait(0.01)
+                except subprocess.TimeoutExpired:
+                    continue
+                break
+        raise AssertionError(f"{pattern.pattern} is not in the log:\n{self.log.read_text()}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal the process; its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+Serve = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts servers of a test's own, with flags, and kills what is left of them."""
+    started: list[ServerProcess] = []
+
+    def start(*flags: str) -> ServerProcess:
+        started.append(ServerProcess(tmp_path / f"server{len(started)}.log", *flags))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all tests that do not harm it. It must still end well after all of them."""
+    running = ServerProcess(tmp_path_factory.mktemp("server") / "log")
+    yield running
+
+    assert running.stop() == 0, running.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def client(server: ServerProcess) -> Iterator[lossclient.Client]:
+    """A client of the shared server."""
+    with lossclient.connect(server.target) as connected:
+        yield connected

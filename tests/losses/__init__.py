@@ -1,0 +1,1 @@
+"""The losses: against what upstream computed, and against their promises."""

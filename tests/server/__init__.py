@@ -1,0 +1,1 @@
+"""lossserver: each stage alone, and all of it in another process."""

@@ -1,0 +1,1 @@
+"""losswire: bytes in and out."""
