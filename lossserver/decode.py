@@ -48,7 +48,7 @@ def decode(message: bytes, deadline: float | None, future: "asyncio.Future[Any]"
     except DecodeError:
         # The parser does not say which: it gives up at 100 levels of messages.
         raise MessageError(
-            "header must be a losswire.v1.ComputeHeader, nested less deep than 30 lists or dicts",
+            "must be a losswire.v1.ComputeHeader, nested less deep than 30 lists or dicts",
             field="header",
             given=f"{len(serialised)} bytes",
         ) from None
@@ -91,7 +91,8 @@ def to_torch(given: TensorBytes) -> Tensor:
 @functools.lru_cache(maxsize=1024)
 def _loss(serialised: bytes) -> tuple[str, Loss]:
     """The loss of a serialised config, and its name. Trainers send the same few again and again."""
-    config = Reader([], to_torch).read(pb.Value.FromString(serialised), "config")
+    sent = pb.Value.FromString(serialised)
+    config = Reader([], to_torch).read(sent, "config") if serialised else None
     if not isinstance(config, dict):
         raise SpecError(
             'must be a map such as {"type": "L1Loss"}',

@@ -59,12 +59,11 @@ class Cotangent:
 
     def of(self, rows: Tensor) -> Tensor:
         """dL/dℓ, shaped like `rows`."""
-        out = rows.new_tensor(self.scale)
-        if self.upstream is not None:
-            out = out * self.upstream
-        if self.weight is not None:
-            out = out * self.weight
-        return out.expand(self.shape).sum_to_size(rows.shape)
+        out = rows.new_full((), self.scale)
+        for part in (self.upstream, self.weight):
+            out = out if part is None else out * part
+        out = out.expand(self.shape)
+        return out if self.shape == rows.shape else out.sum_to_size(rows.shape)
 
 
 def cotangent(

@@ -94,9 +94,9 @@ class FocalLoss(Elementwise):
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
         target = target.to(pred.dtype) if target.dim() == pred.dim() else one_hot(target, pred)
         p = pred if self.activated else pred.sigmoid()
-        # 1 - p_t, written so that neither term cancels near 0 or 1.
-        miss = (1 - p) * target + p * (1 - target)
-        alpha_t = self.alpha * target + (1 - self.alpha) * (1 - target)
+        # 1 - p_t. lerp is exact at both ends: nothing cancels where p is near 0 or 1.
+        miss = torch.lerp(p, 1 - p, target)
+        alpha_t = target * (2 * self.alpha - 1) + (1 - self.alpha)
         return alpha_t * miss.pow(self.gamma) * self._cross_entropy(pred, target)
 
     def _cross_entropy(self, pred: Tensor, target: Tensor) -> Tensor:

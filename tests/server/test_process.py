@@ -1,0 +1,231 @@
+"""The server as a process: how it starts, what it says, how it ends. Real sockets, real signals."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+import lossclient
+from losswire.v1 import loss_pb2 as pb
+from losswire.v1 import loss_pb2_grpc
+
+FOCAL = {"type": "FocalLoss"}
+ENTROPY = {"type": "CrossEntropyLoss"}
+
+
+def run(*arguments, timeout=60):
+    """`lossserver ARGUMENTS`, to its end."""
+    return subprocess.run(  # noqa: S603  (our own command)
+        [sys.executable, "-m", "lossserver", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_calls_in_flight_finish_when_it_is_stopped(serve, number):
+    """SIGTERM and Ctrl-C drain: who is in gets an answer, and the exit code is 0."""
+    server = serve()
+    pred, target = np.zeros((3000, 4000), np.float32), np.zeros(3000, np.int64)
+    once = lossclient.Retry(attempts=1)
+    with lossclient.connect(server.target, retry=once) as client:
+        client.compute(ENTROPY, pred[:1], target[:1])
+        calls = [client.submit(ENTROPY, pred, target) for _ in range(4)]
+        # The first to finish has been in; the others are decoded or waiting by then.
+        first = threading.Event()
+        for call in calls:
+            call.add_done_callback(lambda _: first.set())
+        first.wait(30)
+        code = server.stop(number)
+
+    outcomes = [call.exception() for call in calls]
+    log = server.log.read_text()
+    assert code == 0, log
+    assert all(o is None or isinstance(o, lossclient.ServiceError) for o in outcomes), outcomes
+    assert log.count("status=OK") == 1 + outcomes.count(None)
+    assert "draining" in log
+    assert log.rstrip().endswith("stopped")
+
+
+def test_health_tells_when_it_serves(server):
+    """The health service answers for the server as a whole and for the loss service by name."""
+    with grpc.insecure_channel(server.target) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "losswire.v1.LossService"):
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=30)
+
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_health_says_that_it_drains(serve):
+    """A load balancer that watches is told NOT_SERVING while calls in flight still finish."""
+    server = serve()
+    with grpc.insecure_channel(server.target) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(), timeout=60
+        )
+        seen = [next(watch).status]
+        server.process.send_signal(signal.SIGTERM)
+        seen.append(next(watch).status)
+
+    answer = health_pb2.HealthCheckResponse
+    assert seen == [answer.SERVING, answer.NOT_SERVING]
+
+
+def test_the_health_command(server):
+    """`lossserver health` exits 0 where one serves and 1 where none does, and says which."""
+    here, nowhere = run("health", "--target", server.target), run("health", "--target", "[::1]:1")
+
+    assert (here.returncode, here.stdout) == (0, "SERVING\n")
+    assert nowhere.returncode == 1
+    assert "[::1]:1 does not answer: UNAVAILABLE" in nowhere.stderr
+
+
+def test_reflection_lists_the_service(server):
+    """grpcurl and its like can find out what there is to call."""
+    with grpc.insecure_channel(server.target) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        (answer,) = stub.ServerReflectionInfo(iter([asked]), timeout=30)
+
+    names = {service.name for service in answer.list_services_response.service}
+    assert {"losswire.v1.LossService", "grpc.health.v1.Health"} <= names
+
+
+def test_any_grpc_client_will_do(server):
+    """The generated stub, with no code of ours around it, gets a loss and a gradient."""
+    tensor = pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=[2, 3], payload=0)
+    other = pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=[2, 3], payload=1)
+    config = pb.ValueMap(entries={"type": pb.Value(string_value="L1Loss")})
+    header = pb.ComputeHeader(
+        config=pb.Value(map_value=config),
+        inputs={"pred": pb.Value(tensor_value=tensor), "target": pb.Value(tensor_value=other)},
+        wrt=["pred"],
+    )
+    payloads = [np.ones((2, 3), "<f4").tobytes(), np.zeros((2, 3), "<f4").tobytes()]
+    with grpc.insecure_channel(server.target) as channel:
+        stub = loss_pb2_grpc.LossServiceStub(channel)
+        reply = stub.Compute(pb.ComputeRequest(header=header, payloads=payloads), timeout=30)
+
+    grad = reply.header.grads["pred"].tensor_value
+    assert (
+        np.frombuffer(reply.payloads[reply.header.losses["loss"].tensor_value.payload], "<f4") == 1
+    )
+    assert list(grad.shape) == [2, 3]
+    np.testing.assert_allclose(np.frombuffer(reply.payloads[grad.payload], "<f4"), 1 / 6)
+    assert reply.header.timings.compute > 0
+
+
+def test_a_line_a_call(serve):
+    """The log says what was computed, in which company and how long it took; or what was wrong."""
+    server = serve()
+    with lossclient.connect(server.target) as client:
+        client.compute(FOCAL, np.zeros((2, 3), np.float32), np.array([0, 1]))
+        with pytest.raises(lossclient.SpecError):
+            client.compute(FOCAL | {"gamma": -1}, np.zeros((2, 3)), np.array([0, 1]))
+    server.stop()
+    lines = [line for line in server.log.read_text().splitlines() if " compute " in line]
+
+    assert len(lines) == 2
+    assert re.search(
+        r"compute loss=FocalLoss elements=8 batch=1 wait=0\.\d{4} compute=0\.\d{4} status=OK$",
+        lines[0],
+    )
+    assert "status=INVALID_ARGUMENT reason='config.gamma: must be at least 0" in lines[1]
+
+
+def test_callers_share_a_batch_and_notice_nothing(serve):
+    """Many at once are computed together, and a NaN or a bad label among them is its owner's alone."""
+    server = serve("--max-wait", "0.05")
+    generator = np.random.default_rng(0)
+    pred = generator.standard_normal((40, 8, 3)).astype(np.float32)
+    target = generator.integers(0, 4, (40, 8))
+    pred[7] = np.nan
+    target[9] = 99
+    with lossclient.connect(server.target) as client:
+        alone = [
+            client.compute(FOCAL, p, t) if i not in (7, 9) else None
+            for i, (p, t) in enumerate(zip(pred, target, strict=True))
+        ]
+        calls = [client.submit(FOCAL, p, t) for p, t in zip(pred, target, strict=True)]
+        errors = [call.exception() for call in calls]
+        together = [
+            None if error else call.result() for call, error in zip(calls, errors, strict=True)
+        ]
+
+    assert [i for i, error in enumerate(errors) if error] == [9]
+    assert isinstance(errors[9], lossclient.TensorError)
+    assert np.isnan(together[7].loss)
+    for a, b in zip(alone, together, strict=True):
+        if a is not None:
+            np.testing.assert_allclose(a.loss, b.loss, rtol=1e-6)
+            np.testing.assert_allclose(a.grad, b.grad, rtol=1e-5, atol=1e-9)
+    assert max(map(int, re.findall(r"batch=(\d+)", server.log.read_text()))) > 1
+
+
+def test_the_losses_command():
+    """`lossserver losses` lists them; with a name it prints the card; a wrong name gets near ones."""
+    listed, card, wrong = run("losses"), run("losses", "FocalLoss"), run("losses", "Focal")
+
+    assert "FocalLoss                Sigmoid focal loss, for dense detection." in listed.stdout
+    assert "arXiv:1708.02002" in card.stdout
+    assert "gamma: float" in card.stdout
+    assert (wrong.returncode, "near names: FocalLoss" in wrong.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--host", "0.0.0.0"], "host 0.0.0.0 is open to other machines"),  # noqa: S104
+        (["--device", "cuda:99"], "device must be one that torch finds here; given 'cuda:99'"),
+        (["--device", "; rm"], "device must be one that torch finds here"),
+        (["--port", "70000"], "port must be in 0..65535; given 70000"),
+        (["--max-wait", "-1"], "max_wait must be in"),
+    ],
+)
+def test_a_server_that_cannot_serve_says_why(flags, said):
+    """Wrong flags end in a sentence and a code that is not 0, without a traceback."""
+    done = run("serve", "--port", "0", *flags)
+    text = re.sub(r"[\s│]+", " ", done.stderr + done.stdout)
+
+    assert done.returncode != 0
+    assert said in text
+    assert "Traceback" not in text
+
+
+def test_a_port_in_use_is_said(server):
+    """The second server on a port says that there is another, and how to take a free one."""
+    done = run("serve", "--port", server.target.split(":")[1])
+
+    assert done.returncode == 1
+    assert "is another server there? --port 0 takes a free port" in done.stderr
+
+
+def test_help_reads_well():
+    """Every option of every config class is in the help with its text."""
+    text = re.sub(r"[\s│]+", " ", run("serve", "--help").stdout)
+
+    for flag in ("--host", "--port", "--insecure", "--device", "--threads", "--max-message-bytes"):
+        assert flag in text
+    assert "seconds that calls in flight have to finish after SIGTERM" in text
+    assert "LOSSSERVER_PORT is --port" in text
+
+
+def test_the_environment_is_read_and_a_flag_wins(serve, monkeypatch):
+    """LOSSSERVER_<OPTION> stands for the flag, a flag beside it counts more."""
+    monkeypatch.setenv("LOSSSERVER_MAX_CALLS_IN_FLIGHT", "7")
+    monkeypatch.setenv("LOSSSERVER_MAX_MESSAGE_BYTES", "1000")
+    server = serve("--max-message-bytes", "2000")
+    with lossclient.connect(server.target) as client:
+        limits = client.server().limits
+
+    assert (limits.max_calls_in_flight, limits.max_message_bytes) == (7, 2000)
