@@ -55,7 +55,7 @@ def _together(jobs: list[Rows], wrt: frozenset[str], device: torch.device) -> li
     cotangent = _cat([end.of(part) for end, part in zip(ends, parts, strict=True)])
     grads = _grads(rows, leaves, cotangent)
     if any(end.weight is not None or end.upstream is not None for end in ends):
-        _silence(grads, jobs[0].formula, cotangent)
+        grads = _silenced(grads, jobs[0].formula, cotangent)
     split = [[None] * len(jobs) if g is None else g.cpu().split(sizes) for g in grads]
     return [
         Computed(
@@ -69,12 +69,14 @@ def _together(jobs: list[Rows], wrt: frozenset[str], device: torch.device) -> li
     ]
 
 
-def _silence(grads: list[Tensor | None], formula: RowwiseLoss, cotangent: Tensor) -> None:
-    """Set to 0 what no cotangent reaches: there 0 times an infinite or NaN slope gave NaN."""
+def _silenced(
+    grads: list[Tensor | None], formula: RowwiseLoss, cotangent: Tensor
+) -> list[Tensor | None]:
+    """0 where no cotangent reaches: there 0 times an infinite or NaN slope gave NaN."""
     zero = cotangent == 0
-    for grad in grads:
-        if grad is not None:
-            grad.masked_fill_(formula.reach(zero, grad), 0)
+    return [
+        None if grad is None else grad.masked_fill(formula.reach(zero, grad), 0) for grad in grads
+    ]
 
 
 def _alone(job: Job, device: torch.device) -> Computed:

@@ -31,6 +31,9 @@ NAME = "losswire.v1.LossService"
 #: answer nobody while it copies: 1 MiB is about 0.1 ms of copying.
 LARGE = 1 << 20
 
+#: How torch says that the CPU's memory is full; it has no class for that.
+CPU_FULL = "DefaultCPUAllocator: "
+
 Context = ServicerContext[Any, Any]
 
 
@@ -159,8 +162,8 @@ def _told(error: Exception) -> LossError:
         return error
     if isinstance(error, RefusedError):
         return refused(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        return OverloadedError("the device has too little memory free for this call", given="")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_FULL in str(error):
+        return OverloadedError("the device must have memory for the call; send less, or later")
     request = uuid.uuid4().hex[:12]
     log.error("request %s", request, exc_info=error)
     return InternalError(f"the server failed; its log has the details under request {request}")

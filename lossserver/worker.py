@@ -24,10 +24,10 @@ from dataclasses import replace
 
 import torch
 
-from losswire.errors import DeadlineError
 from lossserver.batch import BatchLimits, BatchQueue
 from lossserver.compute import compute
 from lossserver.job import Job, Result
+from losswire.errors import DeadlineError
 
 log = logging.getLogger("lossserver")
 

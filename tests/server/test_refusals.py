@@ -72,6 +72,7 @@ REFUSED = [
     (ENTROPY, {"target": labels(0, 0), "ignore_index": 0.5}, "SpecError", "ignore_index: must be"),
     (ENTROPY | {"class_weight": [1, 2]}, {}, "TensorError", "class_weight: .* 3; given 2"),
     (SIGMOID, {"weight": floats(2, 3)}, "TensorError", r"weight: must be \[N\] for class indices"),
+    (ENTROPY | {"class_weight": [1.0] * 9000}, {}, "SpecError", "config: .* at most 65536 bytes"),
     (FOCAL, {"wrt": ("target",)}, "TensorError", "target: a gradient goes with a floating-point"),
     (FOCAL, {"wrt": ("logits",)}, "SpecError", "wrt: .* pred, target; given logits"),
     (

@@ -1,0 +1,1 @@
+"""Benchmarks: one module a question, named after the stage it measures."""

@@ -1,0 +1,33 @@
+"""A bare grpc.aio server that answers each message with itself: the floor of any such service.
+
+    python -m benchmarks.echo
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+import grpc
+
+
+async def echo(message: bytes, _: Any) -> bytes:
+    """The message."""
+    return message
+
+
+async def main() -> None:
+    """Serve on a free port."""
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    server = grpc.aio.server(options=options)
+    handler = grpc.unary_unary_rpc_method_handler(echo)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("Echo", {"Echo": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"serving on 127.0.0.1:{port} ", file=sys.stderr)
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
