@@ -1,6 +1,6 @@
 """A bare grpc.aio server that answers each message with itself: the floor of any such service.
 
-    python -m benchmarks.echo
+python -m benchmarks.echo
 """
 
 import asyncio

@@ -5,9 +5,11 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import torch
@@ -55,17 +57,19 @@ def report(title: str, baseline: str, **samples: list[float]) -> None:
 def process(*arguments: str) -> Iterator[str]:
     """Run `python -m ARGUMENTS` until the block ends; its target, from a line "serving on TARGET"."""
     command = [sys.executable, "-u", "-m", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:  # noqa: S603
-        assert running.stderr is not None  # noqa: S101  (said for the type checker)
-        for line in running.stderr:
-            if "serving on " in line:
-                break
-        else:
-            raise SystemExit(f"{' '.join(command)} ended before it served")
-        drain = subprocess.Popen(["cat"], stdin=running.stderr, stdout=subprocess.DEVNULL)  # noqa: S607
+    # To a file, as a service's log goes: a reader of a pipe would be woken at each line and take
+    # its share of the machine.
+    with (
+        tempfile.NamedTemporaryFile("r") as log,
+        subprocess.Popen(command, stderr=Path(log.name).open("w")) as running,  # noqa: S603, SIM115
+    ):
+        said = ""
+        while "serving on " not in said or not said.endswith("\n"):
+            if running.poll() is not None:
+                raise SystemExit(f"{' '.join(command)} ended before it served:\n{said}")
+            time.sleep(0.05)
+            said += log.read()
         try:
-            yield line.split("serving on ")[1].split()[0]
+            yield said.split("serving on ")[1].split()[0]
         finally:
             running.terminate()
-            running.wait()
-            drain.wait()

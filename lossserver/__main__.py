@@ -1,121 +1,17 @@
-"""The command line: `lossserver serve | losses | health`.
+"""The command line: `lossserver COMMAND`, or `python -m lossserver COMMAND`."""
 
-Flags come from the dataclasses of `config`. Each option can also be given as
-LOSSSERVER_<OPTION> in the environment; a flag wins over it. What needs torch is
-imported by the command that needs it, so that `health`, which a container runs
-every few seconds, starts fast.
-"""
-
-import asyncio
-import dataclasses
-import logging
-import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
-
-import tyro
-
-from lossserver.config import Config
-
-PREFIX = "LOSSSERVER_"
-
-
-def serve(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
-    """Serve losses over gRPC until SIGTERM or Ctrl-C, then finish what is in flight.
-
-    Listens on this machine alone unless --host says otherwise, which without
-    TLS needs --insecure. Every option is also read from the environment, in
-    capitals after LOSSSERVER_: LOSSSERVER_PORT is --port. A flag wins over it.
-    """
-    from lossserver.server import serve as run  # noqa: PLC0415
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    try:
-        asyncio.run(run(config))
-    except (OSError, ValueError) as error:
-        return _fail(str(error))
-    return 0
-
-
-def losses(name: Annotated[str, tyro.conf.Positional] = "") -> int:
-    """Print the losses that can be served, or everything about one.
-
-    Args:
-        name: the loss to print; all names if it is left out.
-    """
-    from lossserver.card import card, catalogue  # noqa: PLC0415
-    from lossserver.registry import UnknownNameError  # noqa: PLC0415
-
-    if not name:
-        for info in catalogue().losses:
-            print(f"{info.name:24} {info.summary}")  # noqa: T201
-        return 0
-    try:
-        info = card(name)
-    except UnknownNameError as error:
-        return _fail(str(error))
-    arguments = ", ".join(f"{p.name}: {p.type}" for p in info.parameters)
-    print(f"{info.name}({arguments})\n\n{info.text}")  # noqa: T201
-    return 0
-
-
-def health(target: str = "localhost:50051", timeout: float = 2.0) -> int:
-    """Ask a server whether it serves. Exits with 0 if it does, 1 if not.
-
-    Args:
-        target: where it listens, host:port.
-        timeout: seconds to wait for the answer.
-    """
-    import grpc  # noqa: PLC0415
-    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
-
-    with grpc.insecure_channel(target) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=timeout
-            )
-        except grpc.RpcError as error:
-            return _fail(f"{target} does not answer: {error.code().name}, {error.details()}")
-    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    print(status)  # noqa: T201
-    return 0 if status == "SERVING" else 1
 
 
 def main() -> None:
-    """Run the command that the arguments name."""
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["serve"]:
-        arguments[1:1] = _from_environment(Config, os.environ)
-    commands: dict[str, Callable[..., int]] = {"serve": serve, "losses": losses, "health": health}
-    sys.exit(
-        tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="lossserver",
-            description="Send predictions, get the loss and its gradient back.",
-            args=arguments,
-        )
-    )
+    """Run a command and exit with its code."""
+    # The first process of a container has no default action for SIGTERM: until the server has its
+    # own, a stop during the seconds of importing would be lost, and the container killed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from lossserver.commands import run  # noqa: PLC0415  (imports take longest)
 
-
-def _from_environment(cls: Any, environ: Mapping[str, str]) -> Iterator[str]:
-    """The environment's options as flags, to stand before those of the command line."""
-    for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(field.type):
-            yield from _from_environment(field.type, environ)
-        elif (value := environ.get(PREFIX + field.name.upper())) is not None:
-            flag = field.name.replace("_", "-")
-            if field.type is not bool:
-                yield f"--{flag}={value}"
-            elif value.lower() in ("1", "true", "yes", "on"):
-                yield f"--{flag}"
-            else:
-                yield f"--no-{flag}"
-
-
-def _fail(message: str) -> int:
-    print(f"lossserver: {message}", file=sys.stderr)  # noqa: T201
-    return 1
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ class Limits:
 
     Attributes:
         max_message_bytes: bytes of one message. gRPC itself cuts off at twice that.
-        max_bytes_in_flight: bytes of all messages being worked on. A call
-            holds about three times its message: message, tensors, reply.
+        max_bytes_in_flight: bytes of all messages being worked on. At its peak
+            a call takes five to seven times its message, and gRPC holds what it
+            receives before it is counted here.
         max_calls_in_flight: calls being worked on.
     """
 

@@ -15,7 +15,7 @@ while the device was busy.
 
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 
@@ -63,6 +63,10 @@ class BatchQueue(Generic[J]):
     def put(self, job: J, now: float) -> None:
         """Add a job that arrived at `now`."""
         self._waiting.setdefault(job.key, _Waiting()).add(job, now)
+
+    def hurry(self) -> None:
+        """Wait for no more company: nobody else will come."""
+        self._limits = replace(self._limits, max_wait=0.0)
 
     def due_at(self) -> float | None:
         """When `take` will next give a batch; None while nothing waits."""

@@ -21,11 +21,9 @@ from lossserver.registry import LOSSES, RefusedError, UnknownNameError
 from lossserver.tree import tensors
 from losswire import frame
 from losswire.errors import LossError, MessageError, SpecError, TensorError, UnknownLossError
-from losswire.tensor import DTYPES, TensorBytes
+from losswire.tensor import TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
-
-_DTYPE: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 
 #: Bytes of a config. The longest in use, a class_weight of LVIS's 1,203 classes, has 14 KiB; and
 #: a thousand built losses are kept.
@@ -91,10 +89,14 @@ def refused(refusal: RefusedError) -> LossError:
 
 def to_torch(given: TensorBytes) -> Tensor:
     """A tensor of its own memory: the message's is read-only, and torch has no such tensors."""
-    own = torch.empty(given.shape, dtype=_DTYPE[given.dtype])
-    own.reshape(-1).view(torch.uint8).numpy()[:] = np.frombuffer(given.buffer, np.uint8)
-    # A bool that is neither 0 nor 1 would be undefined behaviour in C++.
-    return own.view(torch.uint8) != 0 if own.dtype is torch.bool else own
+    if given.dtype == "bool":
+        # A bool that is neither 0 nor 1 would be undefined behaviour in C++.
+        own = np.frombuffer(given.buffer, np.uint8).reshape(given.shape) != 0
+    else:
+        wire = "int16" if given.dtype == "bfloat16" else given.dtype
+        own = np.frombuffer(given.buffer, wire).reshape(given.shape).copy()
+    tensor = torch.from_numpy(own)
+    return tensor.view(torch.bfloat16) if given.dtype == "bfloat16" else tensor
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from lossserver.job import Result
-from lossserver.losses.rows import name_of
 from lossserver.tree import map_tensors
-from losswire import frame, value
+from losswire import frame, tensor, value
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 
@@ -32,10 +31,12 @@ def encode(result: Result, decode_seconds: float) -> bytes:
     return frame.write(header.SerializeToString(), payloads)
 
 
-def to_bytes(tensor: Tensor) -> TensorBytes:
+def to_bytes(given: Tensor) -> TensorBytes:
     """The bytes of a CPU tensor, viewed if it is contiguous, else copied."""
-    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-    return TensorBytes(name_of(tensor.dtype), tuple(tensor.shape), flat.numpy().data)
+    if given.dtype is torch.bfloat16:
+        packed = tensor.pack(given.view(torch.int16).numpy())
+        return packed._replace(dtype="bfloat16")
+    return tensor.pack(given.numpy())
 
 
 def _pack(trees: Mapping[str, Any], into: Any, payloads: list[Buffer], field: str) -> None:

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from lossserver.admit import Admission
 from lossserver.config import Config, Device, Listen, is_loopback
+from lossserver.losses.focal import FocalLoss
 from lossserver.service import NAME, LossService
 from lossserver.worker import Worker
 
@@ -51,6 +52,7 @@ async def serve(config: Config) -> None:
     port = bind(server, config.listen)
 
     worker.start()
+    warm(worker.device)
     await server.start()
     for name in ("", NAME):
         await healthy.set(name, SERVING)
@@ -60,6 +62,7 @@ async def serve(config: Config) -> None:
     log.info("draining timeout=%s", config.ending.drain_timeout)
     await healthy.enter_graceful_shutdown()
     admission.draining = True
+    worker.hurry()
     await server.stop(config.ending.drain_timeout)
     worker.stop()
     log.info("stopped")
@@ -85,6 +88,13 @@ def bind(server: grpc.aio.Server, listen: Listen) -> int:
             f"cannot listen on {host}:{listen.port}: is another server there? "
             "--port 0 takes a free port"
         ) from None
+
+
+def warm(device: torch.device) -> None:
+    """Make torch load what the first call would wait for, half a second of it."""
+    scores = torch.zeros(2, 2, device=device, requires_grad=True)
+    loss = FocalLoss().formula(scores, torch.zeros(2, dtype=torch.long, device=device))
+    torch.autograd.grad(loss, scores, torch.ones_like(loss))
 
 
 def open_device(config: Device) -> torch.device:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -36,6 +36,9 @@ CPU_FULL = "DefaultCPUAllocator: "
 
 Context = ServicerContext[Any, Any]
 
+#: Of unary and streaming methods alike; grpcio's own class takes no type parameters at run time.
+MethodHandler = Any
+
 
 class LossService:
     """What a LossService answers.
@@ -53,6 +56,7 @@ class LossService:
 
     async def compute(self, message: bytes, context: Context) -> bytes:
         """One call, from bytes to bytes."""
+        self._worker.arrived()
         remaining = context.time_remaining()
         call = _LogLine()
         try:
@@ -101,8 +105,7 @@ class LossService:
     def handler(self) -> grpc.GenericRpcHandler:
         """The service for a gRPC server. Compute's messages stay bytes: `frame` reads them."""
         stream: Any = grpc.stream_stream_rpc_method_handler(self.not_served)
-        return grpc.method_handlers_generic_handler(
-            NAME,
+        return _Handler(
             {
                 "Compute": grpc.unary_unary_rpc_method_handler(self.compute),
                 "ComputeStream": stream,
@@ -118,7 +121,22 @@ class LossService:
                     response_serializer=pb.GetServerResponse.SerializeToString,
                 ),
             },
+            self._worker.expect,
         )
+
+
+class _Handler(grpc.GenericRpcHandler):
+    """Finds a method's handler, and tells of each Compute call that was accepted."""
+
+    def __init__(self, methods: Mapping[str, MethodHandler], expect: Callable[[], None]) -> None:
+        self._methods = {f"/{NAME}/{name}": handler for name, handler in methods.items()}
+        self._expect = expect
+
+    def service(self, details: grpc.HandlerCallDetails) -> MethodHandler:
+        """The handler of a call that has been accepted and whose message is to come."""
+        if details.method == f"/{NAME}/Compute":
+            self._expect()
+        return self._methods.get(details.method)
 
 
 class _LogLine:

@@ -19,6 +19,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -34,6 +35,18 @@ log = logging.getLogger("lossserver")
 #: Elements of a batch that the event loop computes itself: below torch's own threshold for using
 #: several threads (at::internal::GRAIN_SIZE, 32768), and about half a millisecond of focal loss.
 SMALL = 1 << 15
+
+#: Small jobs that are enough for a batch: nearly all that company saves is saved by then.
+MANY = 16
+
+#: Seconds without news after which a batch of small jobs goes: about what gRPC takes to hand over
+#: the next call if one stands at the door. Seconds after which it goes in any case.
+QUIET = 0.0003
+ENOUGH = 0.005
+
+#: Seconds for which a message is expected once its call was accepted: longer, and it is a large
+#: one or a slow line, which is nobody else's reason to wait.
+ABOUT_TO_COME = 0.001
 
 Outcome = Result | Exception
 Settled = list[tuple[Job, Outcome]]
@@ -54,27 +67,54 @@ class Worker:
         self.device = device
         self._loop = loop
         self._small_limit = min(SMALL, limits.max_elements) if device.type == "cpu" else 0
-        small = replace(limits, max_elements=max(1, self._small_limit))
+        small = replace(limits, max_elements=min(MANY * SMALL, limits.max_elements))
         self._small: BatchQueue[Job] = BatchQueue(small)
-        self._timer: asyncio.TimerHandle | None = None
+        self._threads = 1
+        self._look: asyncio.Handle | None = None
+        self._coming: deque[float] = deque()
+        self._news = False
         self._large: BatchQueue[Job] = BatchQueue(limits)
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"worker-{device}", daemon=True)
 
     def start(self) -> None:
-        """Begin to compute."""
+        """Begin to compute. Called on the event loop, which from now on computes single-threaded."""
+        self._threads = torch.get_num_threads()
         self._thread.start()
+        # OpenMP keeps the number for each thread apart.
+        torch.set_num_threads(1)
+
+    def expect(self) -> None:
+        """Note that a call was accepted, whose message is still to come."""
+        self._coming.append(time.monotonic())
+        self._news = True
+
+    def arrived(self) -> None:
+        """Note that the message of an accepted call has come."""
+        if self._coming:
+            self._coming.popleft()
 
     def put(self, job: Job) -> None:
         """Take a job, on the event loop, where its future is settled later."""
         if job.elements <= self._small_limit:
             self._small.put(job, job.arrived)
-            if self._timer is None:
-                self._schedule()
+            self._news = True
+            if self._look is None:
+                self._look = self._loop.call_soon(self._gather)
             return
         with self._wake:
             self._large.put(job, job.arrived)
+            self._wake.notify()
+
+    def hurry(self) -> None:
+        """Let nothing wait for company any more, since none will come."""
+        self._small.hurry()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = self._loop.call_soon(self._gather)
+        with self._wake:
+            self._large.hurry()
             self._wake.notify()
 
     def stop(self) -> None:
@@ -83,18 +123,35 @@ class Worker:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
+        torch.set_num_threads(self._threads)
 
-    def _schedule(self) -> None:
+    def _gather(self) -> None:
+        """Compute a batch of small jobs if it is time, and look again while any wait.
+
+        A lone job goes at once. But gRPC accepts one call at a time, however
+        many stand at the door: so where a second waits, or was accepted and is
+        about to come, the batch goes when there has been no news for a moment.
+        """
+        now = time.monotonic()
         due = self._small.due_at()
-        delay = 0.0 if due is None else max(0.0, due - time.monotonic())
-        self._timer = None if due is None else self._loop.call_later(delay, self._run_small)
+        if due is None:
+            self._look = None
+        elif due > now:
+            self._look = self._loop.call_later(due - now, self._gather)
+        elif self._news and now - due < ENOUGH and 1 < self._in_sight(now) < MANY:
+            self._news = False
+            self._look = self._loop.call_later(QUIET, self._gather)
+        else:
+            _settle(_computed(self._small.take(now), self.device))
+            self._look = self._loop.call_soon(self._gather)
 
-    def _run_small(self) -> None:
-        """One batch of small jobs; then the loop's other work, then the next."""
-        _settle(_computed(self._small.take(time.monotonic()), self.device))
-        self._schedule()
+    def _in_sight(self, now: float) -> int:
+        while self._coming and now - self._coming[0] > ABOUT_TO_COME:
+            self._coming.popleft()
+        return len(self._small) + len(self._coming)
 
     def _run(self) -> None:
+        torch.set_num_threads(self._threads)
         while batch := self._next():
             self._loop.call_soon_threadsafe(_settle, _computed(batch, self.device))
 

@@ -9,12 +9,12 @@ since its upstream gradient may be anything, a second call in backward.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lossclient.call import Result, decode_reply, encode_call
 from lossclient.client import Client
+from losswire import tensor
 from losswire.tensor import TensorBytes
 
 
@@ -38,6 +38,8 @@ class RemoteLoss(nn.Module):
         self.client = client
         self.timeout = timeout
 
+    # torch.compile cannot look into a call over a socket; it goes round it.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self,
         pred: Any,
@@ -169,18 +171,20 @@ def _widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype is torch.float16 else tensor
 
 
-def to_bytes(tensor: Tensor) -> TensorBytes:
+def to_bytes(given: Tensor) -> TensorBytes:
     """A tensor ready for the wire; on the CPU and contiguous it is viewed, else copied."""
-    own = tensor.detach().cpu().contiguous()
-    name = str(own.dtype).removeprefix("torch.")
-    return TensorBytes(name, tuple(own.shape), own.reshape(-1).view(torch.uint8).numpy().data)
+    own = given.detach().cpu()
+    if own.dtype is torch.bfloat16:
+        return tensor.pack(own.view(torch.int16).numpy())._replace(dtype="bfloat16")
+    return tensor.pack(own.numpy())
 
 
 def to_torch(given: TensorBytes) -> Tensor:
     """A tensor from the wire, in memory of its own."""
-    own = torch.empty(given.shape, dtype=getattr(torch, given.dtype))
-    own.reshape(-1).view(torch.uint8).numpy()[:] = np.frombuffer(given.buffer, np.uint8)
-    return own
+    if given.dtype == "bfloat16":
+        bits = torch.from_numpy(tensor.unpack(given._replace(dtype="int16")).copy())
+        return bits.view(torch.bfloat16)
+    return torch.from_numpy(tensor.unpack(given).copy())
 
 
 def _map(change: Callable[[Tensor], Any], tree: Any) -> Any:

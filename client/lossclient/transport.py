@@ -10,6 +10,7 @@ child.
 
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,9 @@ from losswire.errors import (
 from losswire.status import DETAILS, from_status
 
 SERVICE = "/losswire.v1.LossService/"
+
+#: Targets on this machine.
+LOCAL = re.compile(r"localhost:|127\.|\[::1\]|unix:")
 
 #: What passes by itself: nobody there, going down, too busy.
 RETRIED = (UnreachableError, DrainingError, OverloadedError)
@@ -89,6 +93,8 @@ class Transport:
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
+            # No proxy stands between a machine and itself, whatever http_proxy says.
+            ("grpc.enable_http_proxy", int(not LOCAL.match(target))),
         ]
         self._lock = threading.Lock()
         self._pid = 0

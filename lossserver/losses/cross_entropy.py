@@ -7,7 +7,15 @@ from typing import ClassVar, Self
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossserver.losses.rows import Call, RowwiseLoss, labels_of, name_of, one_hot, refuse_outside
+from lossserver.losses.rows import (
+    Call,
+    RowwiseLoss,
+    labels_of,
+    name_of,
+    one_hot,
+    refuse_outside,
+    sigmoid_entropy,
+)
 from lossserver.registry import LOSSES, RefusedError
 
 #: torch's default; upstream's None means it.
@@ -171,7 +179,4 @@ class CrossEntropyLoss(RowwiseLoss):
         if target.dim() != pred.dim():
             counted = counted.unsqueeze(1)
             target = one_hot(target, pred)
-        entropy = F.binary_cross_entropy_with_logits(
-            pred, target.to(pred.dtype), pos_weight=weight, reduction="none"
-        )
-        return entropy.masked_fill(~counted, 0)
+        return sigmoid_entropy(pred, target.to(pred.dtype), weight).masked_fill(~counted, 0)

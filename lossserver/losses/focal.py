@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossserver.losses.rows import Elementwise, labels_of, one_hot, refuse_outside
+from lossserver.losses.rows import Elementwise, labels_of, one_hot, refuse_outside, sigmoid_entropy
 from lossserver.registry import LOSSES, RefusedError
 
 
@@ -101,7 +101,7 @@ class FocalLoss(Elementwise):
 
     def _cross_entropy(self, pred: Tensor, target: Tensor) -> Tensor:
         if not self.activated:
-            return F.binary_cross_entropy_with_logits(pred, target, reduction="none")
+            return sigmoid_entropy(pred, target)
         # torch asserts that each probability is in [0, 1], on CUDA inside the kernel, where a
         # failure kills the context; a NaN fails it. So a NaN goes around it.
         entropy = F.binary_cross_entropy(pred.nan_to_num(nan=0.5), target, reduction="none")

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lossserver.losses.cotangent import REDUCTIONS, Cotangent, cotangent
@@ -236,11 +237,26 @@ def one_hot(labels: Tensor, like: Tensor) -> Tensor:
     return (labels.unsqueeze(1) == classes).to(like.dtype)
 
 
+def sigmoid_entropy(logits: Tensor, target: Tensor, positive: Tensor | None = None) -> Tensor:
+    """-w t log σ(x) - (1 - t) log(1 - σ(x)), element by element; `positive` is w, or 1.
+
+    torch's own binary_cross_entropy_with_logits is the same, but its CPU kernel
+    wakes all threads for any size, and they go on spinning: ten times the cost
+    for a small job, and the other core lost to everybody else. Beyond 40, log(1 +
+    e^x) is x to the last bit of a float64, and e^40 fits a float32.
+    """
+    missed = F.softplus(-logits, threshold=40)
+    return (1 - target) * logits + (
+        missed if positive is None else missed * (1 + (positive - 1) * target)
+    )
+
+
 def refuse_outside(labels: Tensor, lowest: int, highest: int, allowed: str) -> None:
     """Refuse labels out of lowest..highest, naming the worst."""
     if not labels.numel():
         return
-    least, most = (int(end) for end in labels.aminmax())
+    values = labels.numpy()  # whose min and max, unlike torch's, hold on to the interpreter's lock
+    least, most = int(values.min()), int(values.max())
     if least < lowest or most > highest:
         given = least if least < lowest else most
         raise RefusedError("target", f"a class index must be {allowed}", given)

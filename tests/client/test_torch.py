@@ -162,6 +162,16 @@ def test_a_model_with_a_remote_loss_can_be_copied(remote):
     assert "L1Loss" in repr(model)
 
 
+def test_inside_a_compiled_model(remote):
+    """torch.compile goes round the call and compiles the rest."""
+    criterion = remote(type="MSELoss", reduction="sum")
+    step = torch.compile(lambda x: criterion(x * 2, torch.zeros(3, 4)), backend="eager")
+    pred = logits(3, 4)
+    step(pred).backward()
+
+    torch.testing.assert_close(pred.grad, 8 * pred.detach())
+
+
 def test_errors_come_out_of_forward(remote):
     """A wrong call raises where it was made, with the client's own error."""
     with pytest.raises(lossclient.TensorError, match=r"target: .* \[2, 3\]"):

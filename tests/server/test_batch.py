@@ -45,6 +45,15 @@ def test_a_lone_job_waits_for_company_no_longer_than_max_wait():
     assert waiting.take(now=0.010) == [FakeJob(1)]
 
 
+def test_nobody_waits_once_nobody_else_will_come():
+    """When the server drains, what waited for company is due at once."""
+    waiting = queue(max_wait=9.0)
+    waiting.put(FakeJob(1), now=0.0)
+    waiting.hurry()
+
+    assert waiting.take(now=0.0) == [FakeJob(1)]
+
+
 def test_late_arrivals_do_not_restart_the_wait():
     """A steady trickle cannot starve the head of the queue."""
     waiting = queue(max_wait=0.010)

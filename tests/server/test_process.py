@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import as_completed
 
 import grpc
 import numpy as np
@@ -180,6 +181,34 @@ def test_the_losses_command():
     assert "arXiv:1708.02002" in card.stdout
     assert "gamma: float" in card.stdout
     assert (wrong.returncode, "near names: FocalLoss" in wrong.stderr) == (1, True)
+
+
+def test_a_stop_does_not_wait_for_company(serve):
+    """Calls that wait for others, small and large, are answered at once when the server is stopped."""
+    server = serve("--max-wait", "50", "--max-calls-in-flight", "2")
+    once = lossclient.Retry(attempts=1)
+    with lossclient.connect(server.target, retry=once) as client:
+        calls = [
+            client.submit(FOCAL, np.zeros((rows, 80), np.float32), np.zeros(rows, np.int64))
+            for rows in (2, 2000, 3)
+        ]
+        # The third is refused: two are in.
+        refused = next(as_completed(calls))
+        code = server.stop()
+
+    assert code == 0
+    assert isinstance(refused.exception(), lossclient.OverloadedError)
+    assert all(call.result().grad is not None for call in calls if call is not refused)
+
+
+def test_a_proxy_is_not_asked_the_way_to_this_machine(server, monkeypatch):
+    """http_proxy, which containers are often told, changes nothing on loopback."""
+    for name in ("http_proxy", "grpc_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+    assert run("health", "--target", server.target).returncode == 0
+    with lossclient.connect(server.target) as client:
+        assert client.server(timeout=5).version
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""The commands: `lossserver serve | losses | health`.
+
+Flags come from the dataclasses of `config`. Each option can also be given as
+LOSSSERVER_<OPTION> in the environment; a flag wins over it. What needs torch is
+imported by the command that needs it, so that `health`, which a container runs
+every few seconds, starts fast.
+"""
+
+import asyncio
+import dataclasses
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
+
+import tyro
+
+from lossserver.config import Config
+
+PREFIX = "LOSSSERVER_"
+
+
+def serve(config: Config) -> int:
+    """Serve losses over gRPC until SIGTERM or Ctrl-C, then finish what is in flight.
+
+    Listens on this machine alone unless --host says otherwise, which without
+    TLS needs --insecure. Every option is also read from the environment, in
+    capitals after LOSSSERVER_: LOSSSERVER_PORT is --port. A flag wins over it.
+    """
+    from lossserver.server import serve as run  # noqa: PLC0415
+
+    # What the format does not show need not be found out for each line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    try:
+        asyncio.run(run(config))
+    except (OSError, ValueError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def losses(name: Annotated[str, tyro.conf.Positional] = "") -> int:
+    """Print the losses that can be served, or everything about one.
+
+    Args:
+        name: the loss to print; all names if it is left out.
+    """
+    from lossserver.card import card, catalogue  # noqa: PLC0415
+    from lossserver.registry import UnknownNameError  # noqa: PLC0415
+
+    if not name:
+        for info in catalogue().losses:
+            print(f"{info.name:24} {info.summary}")  # noqa: T201
+        return 0
+    try:
+        info = card(name)
+    except UnknownNameError as error:
+        return _fail(str(error))
+    arguments = ", ".join(f"{p.name}: {p.type}" for p in info.parameters)
+    print(f"{info.name}({arguments})\n\n{info.text}")  # noqa: T201
+    return 0
+
+
+def health(target: str = "", timeout: float = 2.0) -> int:
+    """Ask a server whether it serves. Exits with 0 if it does, 1 if not.
+
+    Args:
+        target: where it listens, host:port; if left out this machine's LOSSSERVER_PORT, or 50051.
+        timeout: seconds to wait for the answer.
+    """
+    import grpc  # noqa: PLC0415
+    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
+
+    target = target or f"localhost:{os.environ.get(PREFIX + 'PORT', '50051')}"
+    # Not through a proxy: a container is often told of one that its own loopback is not behind.
+    with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=timeout
+            )
+        except grpc.RpcError as error:
+            return _fail(f"{target} does not answer: {error.code().name}, {error.details()}")
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    print(status)  # noqa: T201
+    return 0 if status == "SERVING" else 1
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command that the arguments name; its exit code."""
+    if arguments[:1] == ["serve"]:
+        given = [*_from_environment(Config, os.environ), *arguments[1:]]
+        config = tyro.cli(
+            tyro.conf.OmitArgPrefixes[Config],
+            prog="lossserver serve",
+            description=inspect.getdoc(serve),
+            args=given,
+        )
+        return serve(config)
+    commands: dict[str, Callable[..., int]] = {"serve": serve, "losses": losses, "health": health}
+    code: int = tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="lossserver",
+        description="Send predictions, get the loss and its gradient back.",
+        args=arguments,
+    )
+    return code
+
+
+def _from_environment(cls: Any, environ: Mapping[str, str]) -> Iterator[str]:
+    """The environment's options as flags, to stand before those of the command line."""
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.type):
+            yield from _from_environment(field.type, environ)
+        elif (value := environ.get(PREFIX + field.name.upper())) is not None:
+            flag = field.name.replace("_", "-")
+            if field.type is not bool:
+                yield f"--{flag}={value}"
+            elif value.lower() in ("1", "true", "yes", "on"):
+                yield f"--{flag}"
+            else:
+                yield f"--no-{flag}"
+
+
+def _fail(message: str) -> int:
+    print(f"lossserver: {message}", file=sys.stderr)  # noqa: T201
+    return 1

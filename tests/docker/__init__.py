@@ -1,0 +1,1 @@
+"""The image: what scripts/docker-test asks of it."""
