@@ -38,7 +38,7 @@ USER 10001:10001
 EXPOSE 50051
 # 60 s: torch with CUDA takes its time to load from a cold disk.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["sh", "-c", "exec lossserver health --target 127.0.0.1:${LOSSSERVER_PORT:-50051}"]
+    CMD ["lossserver", "health"]
 # Both as lists: the server is process 1 and gets SIGTERM itself, with no shell between.
 ENTRYPOINT ["lossserver"]
 CMD ["serve"]

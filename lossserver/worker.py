@@ -32,12 +32,14 @@ from losswire.errors import DeadlineError
 
 log = logging.getLogger("lossserver")
 
-#: Elements of a batch that the event loop computes itself: below torch's own threshold for using
-#: several threads (at::internal::GRAIN_SIZE, 32768), and about half a millisecond of focal loss.
+#: Elements of a job that the event loop computes itself. torch's own threshold for using several
+#: threads (at::internal::GRAIN_SIZE), and about 0.4 ms of focal loss on one.
 SMALL = 1 << 15
 
-#: Small jobs that are enough for a batch: nearly all that company saves is saved by then.
+#: Small jobs, and elements of them, that are enough for a batch: nearly all that company saves is
+#: saved by then, and the loop must get back to its messages.
 MANY = 16
+MANY_ELEMENTS = 4 * SMALL
 
 #: Seconds without news after which a batch of small jobs goes: about what gRPC takes to hand over
 #: the next call if one stands at the door. Seconds after which it goes in any case.
@@ -67,11 +69,13 @@ class Worker:
         self.device = device
         self._loop = loop
         self._small_limit = min(SMALL, limits.max_elements) if device.type == "cpu" else 0
-        small = replace(limits, max_elements=min(MANY * SMALL, limits.max_elements))
+        small = replace(limits, max_elements=min(MANY_ELEMENTS, limits.max_elements))
         self._small: BatchQueue[Job] = BatchQueue(small)
+        self._waits = limits.max_wait > 0
         self._threads = 1
         self._look: asyncio.Handle | None = None
-        self._coming: deque[float] = deque()
+        # Some never come: the call was cancelled in between.
+        self._coming: deque[float] = deque(maxlen=MANY)
         self._news = False
         self._large: BatchQueue[Job] = BatchQueue(limits)
         self._wake = threading.Condition()
@@ -100,8 +104,9 @@ class Worker:
         if job.elements <= self._small_limit:
             self._small.put(job, job.arrived)
             self._news = True
-            if self._look is None:
-                self._look = self._loop.call_soon(self._gather)
+            # A look may be set for when the oldest has waited max_wait; this job may fill the batch.
+            if self._look is None or self._waits:
+                self._look_now()
             return
         with self._wake:
             self._large.put(job, job.arrived)
@@ -110,9 +115,7 @@ class Worker:
     def hurry(self) -> None:
         """Let nothing wait for company any more, since none will come."""
         self._small.hurry()
-        if self._look is not None:
-            self._look.cancel()
-            self._look = self._loop.call_soon(self._gather)
+        self._look_now()
         with self._wake:
             self._large.hurry()
             self._wake.notify()
@@ -124,6 +127,11 @@ class Worker:
             self._wake.notify()
         self._thread.join()
         torch.set_num_threads(self._threads)
+
+    def _look_now(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._look = self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
         """Compute a batch of small jobs if it is time, and look again while any wait.

@@ -134,3 +134,13 @@ def test_company_is_waited_for_if_that_is_wished():
         return await asyncio.gather(first.future, second.future)
 
     assert [r.batch for r in asyncio.run(scenario())] == [2, 2]
+
+
+def test_a_full_batch_of_small_jobs_waits_for_nobody():
+    """With a long max_wait, the job that fills a batch sends it off."""
+
+    async def scenario():
+        jobs = [job_of(1, elements=3), job_of(2, elements=5)]
+        return await asyncio.wait_for(outcomes(*jobs, max_wait=50.0, max_elements=8), 30)
+
+    assert [r.batch for r in asyncio.run(scenario())] == [2, 2]
