@@ -61,7 +61,7 @@ def process(*arguments: str) -> Iterator[str]:
     # its share of the machine.
     with (
         tempfile.NamedTemporaryFile("r") as log,
-        subprocess.Popen(command, stderr=Path(log.name).open("w")) as running,  # noqa: S603, SIM115
+        subprocess.Popen(command, stderr=Path(log.name).open("w")) as running,  # noqa: S603
     ):
         said = ""
         while "serving on " not in said or not said.endswith("\n"):

@@ -9,9 +9,12 @@ def main() -> None:
     # The first process of a container has no default action for SIGTERM: until the server has its
     # own, a stop during the seconds of importing would be lost, and the container killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from lossserver.commands import run  # noqa: PLC0415  (imports take longest)
+    try:
+        from lossserver.commands import run  # noqa: PLC0415  (imports take longest)
 
-    sys.exit(run(sys.argv[1:]))
+        sys.exit(run(sys.argv[1:]))
+    except ModuleNotFoundError as error:
+        sys.exit(f"lossserver: {error.name} is missing; it comes with: pip install '.[server]'")
 
 
 if __name__ == "__main__":

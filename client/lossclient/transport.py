@@ -8,6 +8,7 @@ forks (a DataLoader's workers do) gets a new channel at the first call in the
 child.
 """
 
+import logging
 import os
 import random
 import re
@@ -31,6 +32,8 @@ from losswire.errors import (
     UnreachableError,
 )
 from losswire.status import DETAILS, from_status
+
+log = logging.getLogger("lossclient")
 
 SERVICE = "/losswire.v1.LossService/"
 
@@ -129,6 +132,8 @@ class Transport:
             last = attempt == self._retry.attempts or spent + wait >= timeout
             if last or not isinstance(told, RETRIED):
                 raise _counted(told, attempt, spent)
+            if attempt == 1:
+                log.warning("%s; trying again for up to %.0f s", told, timeout - spent)
             time.sleep(wait)
 
     def close(self) -> None:

@@ -146,8 +146,8 @@ def test_a_closed_client_says_so(server):
         client.compute(L1, ONE, ZERO)
 
 
-def test_nobody_there_is_an_error_that_names_the_target():
-    """After the attempts allowed, the error says where nobody answered and how often it was tried."""
+def test_nobody_there_is_an_error_that_names_the_target(caplog):
+    """The first failed attempt is logged; the error says where nobody answered and how often."""
     target = f"127.0.0.1:{free_port()}"
     retry = lossclient.Retry(attempts=3, first_wait=0.01)
     with (
@@ -155,6 +155,9 @@ def test_nobody_there_is_an_error_that_names_the_target():
         pytest.raises(lossclient.UnreachableError, match=rf"{target}.*after 3 attempts"),
     ):
         client.compute(L1, ONE, ZERO)
+
+    assert [record.name for record in caplog.records] == ["lossclient"]
+    assert f"must answer at {target}" in caplog.text
 
 
 def test_retries_end_with_the_timeout():

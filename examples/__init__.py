@@ -1,0 +1,1 @@
+"""Programs that use the service, to run and to copy from."""
