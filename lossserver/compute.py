@@ -46,7 +46,7 @@ def _together(jobs: list[Rows], wrt: frozenset[str], device: torch.device) -> li
     leaves = [(pred if name == "pred" else target).requires_grad_() for name in names]
     with torch.set_grad_enabled(bool(leaves)):
         rows = jobs[0].formula.formula(pred, target)
-    parts = rows.detach().split(sizes)
+    parts = _split(rows.detach(), sizes)
     ends = [_placed(job.cotangent, device, dtype) for job in jobs]
     losses = [
         _rounded(end.value(part), [job.pred, job.target])
@@ -56,7 +56,7 @@ def _together(jobs: list[Rows], wrt: frozenset[str], device: torch.device) -> li
     grads = _grads(rows, leaves, cotangent)
     if any(end.weight is not None or end.upstream is not None for end in ends):
         grads = _silenced(grads, jobs[0].formula, cotangent)
-    split = [[None] * len(jobs) if g is None else g.cpu().split(sizes) for g in grads]
+    split = [[None] * len(jobs) if g is None else _split(g.cpu(), sizes) for g in grads]
     return [
         Computed(
             losses={"loss": loss},
@@ -166,3 +166,7 @@ def _join(parts: list[Tensor], device: torch.device, dtype: torch.dtype) -> Tens
 
 def _cat(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _split(whole: Tensor, sizes: list[int]) -> Sequence[Tensor]:
+    return (whole,) if len(sizes) == 1 else whole.split(sizes)

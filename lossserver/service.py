@@ -69,7 +69,8 @@ class LossService:
                 self._worker.put(call.job)
                 call.result = await future
                 reply: bytes = await _off_loop(len(message), encode, call.result, decoded)
-            call.write("OK")
+            # After the reply has been handed to gRPC, who waits for it no longer waits for the log.
+            asyncio.get_running_loop().call_soon(call.write, "OK")
         except asyncio.CancelledError:
             call.write("CANCELLED")
             raise

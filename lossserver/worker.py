@@ -100,17 +100,19 @@ class Worker:
             self._coming.popleft()
 
     def put(self, job: Job) -> None:
-        """Take a job, on the event loop, where its future is settled later."""
-        if job.elements <= self._small_limit:
+        """Take a job, on the event loop, where its future is settled: now if it is small and alone."""
+        if job.elements > self._small_limit:
+            with self._wake:
+                self._large.put(job, job.arrived)
+                self._wake.notify()
+        elif self._look is None and not self._waits and not self._in_sight(job.arrived):
+            _settle(_computed([job], self.device))
+        else:
             self._small.put(job, job.arrived)
             self._news = True
-            # A look may be set for when the oldest has waited max_wait; this job may fill the batch.
+            # A look may be set for when the oldest has waited max_wait; this one may fill the batch.
             if self._look is None or self._waits:
                 self._look_now()
-            return
-        with self._wake:
-            self._large.put(job, job.arrived)
-            self._wake.notify()
 
     def hurry(self) -> None:
         """Let nothing wait for company any more, since none will come."""
@@ -136,9 +138,9 @@ class Worker:
     def _gather(self) -> None:
         """Compute a batch of small jobs if it is time, and look again while any wait.
 
-        A lone job goes at once. But gRPC accepts one call at a time, however
-        many stand at the door: so where a second waits, or was accepted and is
-        about to come, the batch goes when there has been no news for a moment.
+        gRPC accepts one call at a time, however many stand at the door. So where
+        a second waits, or was accepted and is about to come, the batch goes when
+        there has been no news for a moment.
         """
         now = time.monotonic()
         due = self._small.due_at()

@@ -56,6 +56,9 @@ DTYPES: dict[str, _Row] = {
 }
 _NAME_OF = {row.wire: name for name, row in DTYPES.items()}
 
+#: NumPy makes `dtype.name` anew each time, in Python; this is a look-up.
+_NAME_OF_NUMPY = {np.dtype(name): name for name in DTYPES if name != "bfloat16"}
+
 
 def pack(array: npt.ArrayLike) -> TensorBytes:
     """The bytes of a NumPy array, viewed where they already are in wire order, else copied.
@@ -64,7 +67,7 @@ def pack(array: npt.ArrayLike) -> TensorBytes:
         TensorError: its dtype does not travel.
     """
     array = np.asarray(array, order="C")
-    name = array.dtype.name
+    name = _NAME_OF_NUMPY.get(array.dtype) or array.dtype.name
     if name not in DTYPES:
         raise TensorError(f"dtype must be one of {', '.join(DTYPES)}", given=name)
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):

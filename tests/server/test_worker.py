@@ -48,6 +48,7 @@ def job_of(value, *, elements=4, deadline=None):
 async def outcomes(*jobs, before=lambda *_: None, **limits):
     """What becomes of jobs put together."""
     worker = Worker(CPU, BatchLimits(**limits), asyncio.get_running_loop())
+    worker.expect()  # as gRPC says of a second caller at the door; the first would not wait for it
     before(*jobs)
     for job in jobs:
         worker.put(job)
