@@ -28,6 +28,7 @@ async def serve(config: Config) -> None:
         ValueError: the device is not there, or the address may not be listened on.
         OSError: the address cannot be bound.
     """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -71,6 +72,11 @@ async def serve(config: Config) -> None:
     await server.stop(config.ending.drain_timeout)
     worker.stop()
     log.info("stopped")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether gRPC logs more than that a reply could not be sent: its caller had gone."""
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
 
 
 def bind(server: grpc.aio.Server, listen: Listen) -> int:

@@ -171,7 +171,10 @@ async def _abort(context: Context, error: Exception, call: _LogLine | None) -> N
     code, details = to_status(told)
     if call is not None:
         call.write(code, str(told))
-    await context.abort(grpc.StatusCode[code], str(told), ((DETAILS, details),))
+    try:
+        await context.abort(grpc.StatusCode[code], str(told), ((DETAILS, details),))
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None  # the caller has gone meanwhile
     raise AssertionError("abort always raises")
 
 
