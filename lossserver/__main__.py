@@ -3,6 +3,9 @@
 import signal
 import sys
 
+#: What the server needs and the client does not.
+EXTRA = ("torch", "tyro", "grpc_health", "grpc_reflection")
+
 
 def main() -> None:
     """Run a command and exit with its code."""
@@ -14,6 +17,8 @@ def main() -> None:
 
         sys.exit(run(sys.argv[1:]))
     except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
         sys.exit(f"lossserver: {error.name} is missing; it comes with: pip install '.[server]'")
 
 

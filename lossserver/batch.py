@@ -64,6 +64,12 @@ class BatchQueue(Generic[J]):
         """Add a job that arrived at `now`."""
         self._waiting.setdefault(job.key, _Waiting()).add(job, now)
 
+    def drop(self, job: J) -> None:
+        """Take a job out, if it still waits: nobody wants it any more."""
+        waiting = self._waiting.get(job.key)
+        if waiting is not None and waiting.drop(job):
+            del self._waiting[job.key]
+
     def hurry(self) -> None:
         """Wait for no more company: nobody else will come."""
         self._limits = replace(self._limits, max_wait=0.0)
@@ -97,6 +103,14 @@ class _Waiting(Generic[J]):
     def add(self, job: J, now: float) -> None:
         self.jobs.append((now, job))
         self.elements += job.elements
+
+    def drop(self, job: J) -> bool:
+        """Whether nothing is left."""
+        kept = deque(pair for pair in self.jobs if pair[1] is not job)
+        if len(kept) < len(self.jobs):
+            self.jobs = kept
+            self.elements -= job.elements
+        return not kept
 
     def due_at(self, limits: BatchLimits) -> float:
         oldest = self.jobs[0][0]

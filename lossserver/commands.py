@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from lossserver.config import Config
+from lossserver.config import Config, Listen
 
 PREFIX = "LOSSSERVER_"
 
@@ -73,7 +73,10 @@ def health(target: str = "", timeout: float = 2.0) -> int:
     import grpc  # noqa: PLC0415
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
 
-    target = target or f"localhost:{os.environ.get(PREFIX + 'PORT', '50051')}"
+    port = next(
+        (f.split("=")[1] for f in _from_environment(Listen, os.environ) if "--port=" in f), 50051
+    )
+    target = target or f"localhost:{port}"
     # Not through a proxy: a container is often told of one that its own loopback is not behind.
     with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
@@ -113,7 +116,8 @@ def _from_environment(cls: Any, environ: Mapping[str, str]) -> Iterator[str]:
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.type):
             yield from _from_environment(field.type, environ)
-        elif (value := environ.get(PREFIX + field.name.upper())) is not None:
+        # Kubernetes sets LOSSSERVER_PORT=tcp://… in pods beside a Service of that name.
+        elif not (value := environ.get(PREFIX + field.name.upper(), "tcp://")).startswith("tcp://"):
             flag = field.name.replace("_", "-")
             if field.type is not bool:
                 yield f"--{flag}={value}"

@@ -13,7 +13,6 @@ half it could not even hold the scale that loss scaling multiplies it with.
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,24 +41,24 @@ def _together(jobs: list[Rows], wrt: frozenset[str], device: torch.device) -> li
     dtype = _precision([jobs[0].pred, jobs[0].target])
     pred = _join([job.pred for job in jobs], device, dtype)
     target = _join([job.target for job in jobs], device, dtype)
-    names = sorted(wrt)
+    names = sorted(wrt & {"pred", "target"})
     leaves = [(pred if name == "pred" else target).requires_grad_() for name in names]
     with torch.set_grad_enabled(bool(leaves)):
         rows = jobs[0].formula.formula(pred, target)
     parts = _split(rows.detach(), sizes)
     ends = [_placed(job.cotangent, device, dtype) for job in jobs]
-    losses = [
-        _rounded(end.value(part), [job.pred, job.target])
-        for end, part, job in zip(ends, parts, jobs, strict=True)
-    ]
+    losses = _to_host([end.value(part) for end, part in zip(ends, parts, strict=True)])
     cotangent = _cat([end.of(part) for end, part in zip(ends, parts, strict=True)])
-    grads = _grads(rows, leaves, cotangent)
-    if any(end.weight is not None or end.upstream is not None for end in ends):
+    grads = _grads([rows], leaves, [cotangent])
+    if any(end.may_be_zero for end in ends):
         grads = _silenced(grads, jobs[0].formula, cotangent)
     split = [[None] * len(jobs) if g is None else _split(g.cpu(), sizes) for g in grads]
+    if "weight" in wrt:
+        names.append("weight")
+        split.append([_of_weight(*each) for each in zip(ends, parts, jobs, strict=True)])
     return [
         Computed(
-            losses={"loss": loss},
+            losses={"loss": _rounded(loss, [job.pred, job.target])},
             grads={
                 name: None if grad is None else grad.to(getattr(job, name).dtype)
                 for name, grad in zip(names, own, strict=True)
@@ -67,6 +66,19 @@ def _together(jobs: list[Rows], wrt: frozenset[str], device: torch.device) -> li
         )
         for loss, job, *own in zip(losses, jobs, *split, strict=True)
     ]
+
+
+def _of_weight(end: Cotangent, rows: Tensor, job: Rows) -> Tensor:
+    """The gradient of the weight, shaped as it was sent."""
+    assert job.weight is not None  # noqa: S101  (decode refuses a wrt that was not sent)
+    return end.of_weight(rows).reshape(job.weight.shape).cpu()
+
+
+def _to_host(losses: list[Tensor]) -> Sequence[Tensor]:
+    """The losses on the CPU; those of a batch of scalars in one transfer."""
+    if len(losses) == 1 or any(loss.dim() for loss in losses):
+        return [loss.cpu() for loss in losses]
+    return torch.stack(losses).cpu().unbind()
 
 
 def _silenced(
@@ -122,10 +134,16 @@ def _upstream(name: str, out: Tensor, given: Mapping[str, Tensor]) -> Tensor:
     return given[name]
 
 
-def _grads(outputs: Any, leaves: list[Tensor], cotangents: Any) -> list[Tensor | None]:
+def _grads(
+    outputs: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor]
+) -> list[Tensor | None]:
     if not leaves:
         return []
-    return list(torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True))
+    reached = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
+    if not reached:
+        return [None] * len(leaves)
+    found, upstream = zip(*reached, strict=True)
+    return list(torch.autograd.grad(found, leaves, upstream, allow_unused=True))
 
 
 def _precision(given: Sequence[Tensor]) -> torch.dtype:

@@ -7,6 +7,7 @@ registry and the losses refuse is translated into the wire's errors here, once.
 
 import asyncio
 import functools
+import math
 import time
 from typing import Any
 
@@ -16,14 +17,14 @@ from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from lossserver.job import Job
-from lossserver.losses.rows import Call, Loss, RowwiseLoss, name_of
+from lossserver.losses.rows import Call, Loss, Rows, RowwiseLoss, name_of
 from lossserver.registry import LOSSES, RefusedError, UnknownNameError
 from lossserver.tree import tensors
 from losswire import frame
 from losswire.errors import LossError, MessageError, SpecError, TensorError, UnknownLossError
 from losswire.tensor import TensorBytes
 from losswire.v1 import loss_pb2 as pb
-from losswire.value import Reader
+from losswire.value import MAX_DEPTH, Reader
 
 #: Bytes of a config. The longest in use, a class_weight of LVIS's 1,203 classes, has 14 KiB; and
 #: a thousand built losses are kept.
@@ -48,9 +49,9 @@ def decode(message: bytes, deadline: float | None, future: "asyncio.Future[Any]"
     try:
         header = pb.ComputeHeader.FromString(serialised)
     except DecodeError:
-        # The parser does not say which: it gives up at 100 levels of messages.
+        # The parser does not say which; it gives up at 100 levels of messages, 30 of ours.
         raise MessageError(
-            "must be a losswire.v1.ComputeHeader, nested less deep than 30 lists or dicts",
+            f"must be a losswire.v1.ComputeHeader, lists and maps at most {MAX_DEPTH} deep",
             field="header",
             given=f"{len(serialised)} bytes",
         ) from None
@@ -74,16 +75,23 @@ def decode(message: bytes, deadline: float | None, future: "asyncio.Future[Any]"
         call=call,
         rows=rows,
         key=object() if rows is None else (rows.formula, _layout(rows.pred, rows.target, call.wrt)),
-        elements=sum(tensor.numel() for tensor in tensors(dict(call.inputs))),
+        elements=_elements(call, rows),
         deadline=deadline,
         arrived=time.monotonic(),
         future=future,
     )
 
 
+def _elements(call: Call, rows: Rows | None) -> int:
+    """The size of a job: elements of its inputs, or of its loss where that broadcasts to more."""
+    given = sum(tensor.numel() for tensor in tensors(dict(call.inputs)))
+    return given if rows is None else max(given, math.prod(rows.cotangent.shape))
+
+
 def refused(refusal: RefusedError) -> LossError:
     """What a loss refuses of a call, as an error of the wire."""
-    error = SpecError if refusal.field in _OPTIONS else TensorError
+    of_spec = refusal.field in _OPTIONS or refusal.field.startswith("config.")
+    error = SpecError if of_spec else TensorError
     return error(refusal.rule, field=refusal.field, given=refusal.given)
 
 
@@ -124,14 +132,23 @@ def _loss(serialised: bytes) -> tuple[str, Loss]:
 def _call(header: pb.ComputeHeader, reader: Reader) -> Call:
     inputs = {name: reader.read(value, name) for name, value in header.inputs.items()}
     if not any(True for _ in tensors(inputs)):
-        raise TensorError("a call must have at least one tensor", field="inputs", given="none")
+        raise TensorError(
+            "a call must have at least one tensor (a list of numbers is none)",
+            field="inputs",
+            given="none",
+        )
     upstream: Any = {}
     if header.HasField("grad_output"):
         upstream = reader.read(header.grad_output, "grad_output")
         upstream = upstream if isinstance(upstream, dict) else {"loss": upstream}
-        for name, value in upstream.items():
+        for value in upstream.values():
             if not isinstance(value, Tensor) or not value.is_floating_point():
-                raise TensorError("must be a floating-point tensor", field=f"grad_output.{name}")
+                given = name_of(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+                raise TensorError(
+                    "must be a floating-point tensor, or one for each output",
+                    field="grad_output",
+                    given=given,
+                )
     return Call(
         inputs=inputs,
         wrt=frozenset(header.wrt),
@@ -150,6 +167,14 @@ def _check_names(loss: Loss, call: Call, name: str) -> None:
         raise SpecError(
             f"{name} takes the inputs {', '.join(sorted(takes))}", field="inputs", given=unknown[0]
         )
+    if unknown := sorted(call.grad_output.keys() - loss.OUTPUTS):
+        raise SpecError(
+            f"the outputs of {name} are {', '.join(sorted(loss.OUTPUTS))}",
+            field="grad_output",
+            given=unknown[0],
+        )
+    if call.state is not None and not loss.REMEMBERS:
+        raise SpecError(f"{name} does not remember; it takes no state", field="state")
     for wanted in sorted(call.wrt):
         if wanted not in call.inputs:
             raise SpecError(

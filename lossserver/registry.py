@@ -86,7 +86,7 @@ class Registry:
             raise RefusedError("type", "the name of a loss must be a text", repr(name))
         found = self._by_name.get(name.removeprefix("mmdet."))
         if found is None:
-            raise UnknownNameError(f"no loss named {name!r}{_near(name, self)}")
+            raise UnknownNameError(f"no loss named {name[:64]!r}{_near(name, self)}")
         return found
 
     def __iter__(self) -> Iterator[str]:

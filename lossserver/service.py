@@ -18,8 +18,9 @@ from lossserver.decode import decode, refused
 from lossserver.encode import encode
 from lossserver.job import Job, Result
 from lossserver.registry import RefusedError
+from lossserver.tree import tensors
 from lossserver.worker import Worker
-from losswire.errors import InternalError, LossError, NotServedError, OverloadedError
+from losswire.errors import InternalError, LossError, NotServedError, OutOfMemoryError
 from losswire.status import DETAILS, to_status
 from losswire.v1 import loss_pb2 as pb
 
@@ -68,10 +69,13 @@ class LossService:
                 decoded = time.perf_counter() - started
                 self._worker.put(call.job)
                 call.result = await future
-                reply: bytes = await _off_loop(len(message), encode, call.result, decoded)
+                size = _bytes_of(call.result)
+                reply: bytes = await _off_loop(size, encode, call.result, decoded)
             # After the reply has been handed to gRPC, who waits for it no longer waits for the log.
             asyncio.get_running_loop().call_soon(call.write, "OK")
         except asyncio.CancelledError:
+            if call.job is not None:
+                self._worker.drop(call.job)
             call.write("CANCELLED")
             raise
         except Exception as error:  # noqa: BLE001  (every call ends in a status)
@@ -85,11 +89,11 @@ class LossService:
         )
         yield b""
 
-    async def list_losses(self, _: pb.ListLossesRequest, __: Context) -> pb.ListLossesResponse:
+    async def list_losses(self, _: bytes, __: Context) -> bytes:
         """The catalogue."""
-        return catalogue()
+        return catalogue().SerializeToString()
 
-    async def get_server(self, _: pb.GetServerRequest, __: Context) -> pb.GetServerResponse:
+    async def get_server(self, _: bytes, __: Context) -> bytes:
         """What this server is and accepts."""
         limits = pb.Limits(
             max_message_bytes=self._limits.max_message_bytes,
@@ -101,26 +105,18 @@ class LossService:
             devices=[str(self._worker.device)],
             planes=["inline"],
             limits=limits,
-        )
+        ).SerializeToString()
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """The service for a gRPC server. Compute's messages stay bytes: `frame` reads them."""
+        """The service for a gRPC server. Messages stay bytes: what cannot be read is ours to say."""
         stream: Any = grpc.stream_stream_rpc_method_handler(self.not_served)
         return _Handler(
             {
                 "Compute": grpc.unary_unary_rpc_method_handler(self.compute),
                 "ComputeStream": stream,
                 "ComputeLarge": stream,
-                "ListLosses": grpc.unary_unary_rpc_method_handler(
-                    self.list_losses,
-                    request_deserializer=pb.ListLossesRequest.FromString,
-                    response_serializer=pb.ListLossesResponse.SerializeToString,
-                ),
-                "GetServer": grpc.unary_unary_rpc_method_handler(
-                    self.get_server,
-                    request_deserializer=pb.GetServerRequest.FromString,
-                    response_serializer=pb.GetServerResponse.SerializeToString,
-                ),
+                "ListLosses": grpc.unary_unary_rpc_method_handler(self.list_losses),
+                "GetServer": grpc.unary_unary_rpc_method_handler(self.get_server),
             },
             self._worker.expect,
         )
@@ -161,6 +157,11 @@ class _LogLine:
         log.info(" ".join(parts))
 
 
+def _bytes_of(result: Result) -> int:
+    computed = result.computed
+    return sum(t.nbytes for t in tensors([dict(computed.losses), dict(computed.grads)]))
+
+
 async def _off_loop(size: int, work: Callable[..., Any], *args: Any) -> Any:
     """`work(*args)`; in a thread if it moves many bytes."""
     return await asyncio.to_thread(work, *args) if size >= LARGE else work(*args)
@@ -185,7 +186,7 @@ def _told(error: Exception) -> LossError:
     if isinstance(error, RefusedError):
         return refused(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_FULL in str(error):
-        return OverloadedError("the device must have memory for the call; send less, or later")
+        return OutOfMemoryError("the device's memory must hold the call; send less at once")
     request = uuid.uuid4().hex[:12]
     log.error("request %s", request, exc_info=error)
     return InternalError(f"the server failed; its log has the details under request {request}")

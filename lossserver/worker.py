@@ -1,7 +1,7 @@
 """One device, and who computes on it: jobs in, settled futures out.
 
-Large jobs, and all jobs of a device other than the CPU, go to the device's one
-thread; it waits on a batch queue, computes what is due and hands the results
+Large jobs, those computed alone, and all jobs of a device other than the CPU go
+to the device's one thread; it waits on a batch queue, computes what is due and hands the results
 back to the event loop, all of a batch in one wake-up.
 
 Small jobs on the CPU are computed on the event loop itself. There a second
@@ -101,7 +101,7 @@ class Worker:
 
     def put(self, job: Job) -> None:
         """Take a job, on the event loop, where its future is settled: now if it is small and alone."""
-        if job.elements > self._small_limit:
+        if job.rows is None or job.elements > self._small_limit:
             with self._wake:
                 self._large.put(job, job.arrived)
                 self._wake.notify()
@@ -113,6 +113,12 @@ class Worker:
             # A look may be set for when the oldest has waited max_wait; this one may fill the batch.
             if self._look is None or self._waits:
                 self._look_now()
+
+    def drop(self, job: Job) -> None:
+        """Forget a job whose caller has gone, if it still waits; it may hold much memory."""
+        self._small.drop(job)
+        with self._wake:
+            self._large.drop(job)
 
     def hurry(self) -> None:
         """Let nothing wait for company any more, since none will come."""
@@ -142,18 +148,19 @@ class Worker:
         a second waits, or was accepted and is about to come, the batch goes when
         there has been no news for a moment.
         """
+        self._look = None
         now = time.monotonic()
         due = self._small.due_at()
         if due is None:
-            self._look = None
-        elif due > now:
+            return
+        if due > now:
             self._look = self._loop.call_later(due - now, self._gather)
         elif self._news and now - due < ENOUGH and 1 < self._in_sight(now) < MANY:
             self._news = False
             self._look = self._loop.call_later(QUIET, self._gather)
         else:
-            _settle(_computed(self._small.take(now), self.device))
             self._look = self._loop.call_soon(self._gather)
+            _settle(_computed(self._small.take(now), self.device))
 
     def _in_sight(self, now: float) -> int:
         while self._coming and now - self._coming[0] > ABOUT_TO_COME:

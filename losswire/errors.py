@@ -7,6 +7,7 @@
     │   ├── TensorError           INVALID_ARGUMENT   dtype, shape, byte count or values do not fit
     │   ├── UnknownLossError      NOT_FOUND          no such name in the registry
     │   ├── MessageTooLargeError  RESOURCE_EXHAUSTED the message is over the server's limit
+    │   ├── OutOfMemoryError      RESOURCE_EXHAUSTED the device's memory does not hold the call
     │   └── NotServedError        UNIMPLEMENTED      this server does not offer that
     └── ServiceError          the service is at fault, or out of time; the same call may succeed later
         ├── OverloadedError       RESOURCE_EXHAUSTED too much in flight
@@ -22,9 +23,10 @@ only place that knows how one becomes the other.
 A message reads: the field, the rule, what was given.
 """
 
-#: Characters of a text that an error repeats. A status travels in HTTP/2 headers, 8 KiB in all, and
-#: what it repeats was chosen by a stranger.
-MAX_TEXT = 400
+#: Bytes of a text that an error repeats. A status travels in HTTP/2 headers, of which many peers take
+#: 8 KiB in all, three times as a text and once more as base64; and what it repeats was chosen by a
+#: stranger.
+MAX_TEXT = 300
 
 
 class LossError(Exception):
@@ -69,6 +71,10 @@ class MessageTooLargeError(RequestError):
     """The message is over the server's limit."""
 
 
+class OutOfMemoryError(RequestError):
+    """The device's memory does not hold the call, even alone."""
+
+
 class NotServedError(RequestError):
     """The server does not offer what was asked for."""
 
@@ -102,7 +108,10 @@ class InternalError(ServiceError):
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= MAX_TEXT:
+        return text
+    return encoded[: MAX_TEXT - 3].decode(errors="ignore") + "…"
 
 
 #: Class ⇄ (status, reason). Read both ways: the server looks up the class, the client the pair.
@@ -112,6 +121,7 @@ STATUS: dict[type[LossError], tuple[str, str]] = {
     TensorError: ("INVALID_ARGUMENT", "TENSOR"),
     UnknownLossError: ("NOT_FOUND", "UNKNOWN_LOSS"),
     MessageTooLargeError: ("RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE"),
+    OutOfMemoryError: ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"),
     NotServedError: ("UNIMPLEMENTED", "NOT_SERVED"),
     OverloadedError: ("RESOURCE_EXHAUSTED", "OVERLOADED"),
     DrainingError: ("UNAVAILABLE", "DRAINING"),

@@ -20,8 +20,10 @@ _HEADER = 1 << 3 | 2
 _PAYLOAD = 2 << 3 | 2
 _FIXED = {1: 8, 5: 4}  # wire type → length, for fields of a later version that are passed over
 
-#: Payloads one message may carry; each costs an object before anything is known of it.
-MAX_PAYLOADS = 4096
+#: Fields of one message, payloads nearly all of them; each costs an object before anything is
+#: known of it. And bytes of a header, which becomes some fifty times as much when it is parsed.
+MAX_FIELDS = 4096
+MAX_HEADER = 1 << 20
 
 
 def write(header: bytes, payloads: Sequence[Buffer]) -> bytes:
@@ -37,11 +39,17 @@ def read(message: bytes) -> tuple[bytes, list[memoryview]]:
     """The serialised header, and a view of each payload.
 
     Raises:
-        MessageError: the bytes end too early or are not protobuf.
+        MessageError: the bytes end too early, are not protobuf, or are too many
+            fields or too large a header.
     """
     view = memoryview(message)
-    header, payloads, at = b"", [], 0
+    headers: list[memoryview] = []
+    payloads: list[memoryview] = []
+    at = fields = 0
     while at < len(view):
+        fields += 1
+        if fields > MAX_FIELDS:
+            raise MessageError(f"a message must have at most {MAX_FIELDS} fields and payloads")
         tag, at = _read_varint(view, at)
         kind = tag & 7
         if kind == 0:
@@ -58,15 +66,19 @@ def read(message: bytes) -> tuple[bytes, list[memoryview]]:
                 "a message must be whole", given=f"{len(view) - at} of {length} bytes of a field"
             )
         if tag == _HEADER:
-            header += view[at : at + length]  # protobuf: a second one is merged into the first
+            headers.append(view[at : at + length])
         elif tag == _PAYLOAD:
             payloads.append(view[at : at + length])
         at += length
-    if len(payloads) > MAX_PAYLOADS:
+    size = sum(map(len, headers))
+    if size > MAX_HEADER:
         raise MessageError(
-            f"payloads must be at most {MAX_PAYLOADS}", field="payloads", given=len(payloads)
+            f"must have at most {MAX_HEADER} bytes; arrays go into payloads",
+            field="header",
+            given=f"{size} bytes",
         )
-    return header, payloads
+    # A second header is merged into the first, as protobuf has it.
+    return b"".join(headers), payloads
 
 
 def _varint(value: int) -> bytes:

@@ -23,8 +23,9 @@ Buffer = bytes | memoryview
 #: Extents a tensor may have. NumPy allows 64; a loss needs a handful.
 MAX_RANK = 32
 
-#: Elements a tensor may have: what a signed 64-bit byte count can address.
-MAX_ELEMENTS = 2**60
+#: Product of the extents, zeros left out, of a tensor without elements: it has no bytes that would
+#: bound them, and a loss may make something of their size.
+MAX_EMPTY = 2**24
 
 
 class TensorBytes(NamedTuple):
@@ -123,8 +124,12 @@ def read(described: pb.Tensor, payloads: Sequence[Buffer], field: str) -> Tensor
     shape = tuple(described.shape)
     if any(extent < 0 for extent in shape):
         raise TensorError("no extent may be negative", field=field, given=list(shape))
-    if math.prod(extent for extent in shape if extent) > MAX_ELEMENTS:
-        raise TensorError("shape must have at most 2^60 elements", field=field, given=list(shape))
+    if 0 in shape and math.prod(extent for extent in shape if extent) > MAX_EMPTY:
+        raise TensorError(
+            f"the other extents of an empty tensor must multiply to at most {MAX_EMPTY}",
+            field=field,
+            given=list(shape),
+        )
     if described.payload >= len(payloads):
         raise MessageError(
             f"payload must be one of the {len(payloads)} in the message",

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from losswire import frame, value
+from losswire.errors import InternalError, MessageError, SpecError
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
@@ -69,13 +71,17 @@ def encode_call(
     Raises:
         SpecError, TensorError: something that cannot travel.
     """
+    if isinstance(wrt, str):
+        wrt = (wrt,)
+    if not isinstance(reduction_override, str | None):
+        raise SpecError("must be a text", field="reduction_override", given=reduction_override)
     payloads: list[Buffer] = []
     header = pb.ComputeHeader(config=value.pack(plain(config), [], "config"), wrt=wrt)
     for name, given in inputs.items():
         if given is not None:
             header.inputs[name].CopyFrom(value.pack(given, payloads, name))
     if avg_factor is not None:
-        header.avg_factor = float(avg_factor)
+        header.avg_factor = _number(avg_factor, "avg_factor")
     if reduction_override is not None:
         header.reduction_override = reduction_override
     if grad_output is not None:
@@ -85,6 +91,13 @@ def encode_call(
     if state is not None:
         header.state.CopyFrom(value.pack(state, payloads, "state"))
     return frame.write(header.SerializeToString(), payloads)
+
+
+def _number(given: Any, field: str) -> float:
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise SpecError("must be a number", field=field, given=repr(given)) from None
 
 
 def plain(config: Any) -> Any:
@@ -102,9 +115,19 @@ def decode_reply(message: bytes, leaf: Callable[[TensorBytes], Any]) -> Result:
     Parameters:
         message: its bytes.
         leaf: what a tensor becomes.
+
+    Raises:
+        InternalError: the bytes are no such message.
     """
-    serialised, payloads = frame.read(message)
-    header = pb.ResultHeader.FromString(serialised)
+    try:
+        serialised, payloads = frame.read(message)
+        header = pb.ResultHeader.FromString(serialised)
+    except (MessageError, DecodeError):
+        header = pb.ResultHeader()
+    if not header.losses:
+        raise InternalError(
+            "a reply must be a losswire.v1.ComputeResponse", given=f"{len(message)} other bytes"
+        )
     reader = Reader(payloads, leaf)
     losses = {name: reader.read(given, name) for name, given in header.losses.items()}
     took = header.timings

@@ -65,7 +65,7 @@ class Client:
         grad_output: Any = None,
         wrt: Iterable[str] = ("pred",),
         state: Any = None,
-        timeout: float = 30.0,
+        timeout: float | None = 30.0,
         **more: Any,
     ) -> Result:
         """The loss that `cfg` describes, and its gradients.
@@ -81,29 +81,38 @@ class Client:
                 of a part; ones if it is left out.
             wrt: names of the inputs whose gradients to return; () for the loss alone.
             state: `state` of the last result, for a loss that remembers.
-            timeout: seconds for everything, retries included.
+            timeout: seconds for everything, retries included; None is for ever.
             more: the loss's own inputs, such as ignore_index, by upstream's names.
 
         Raises:
             RequestError: the call is at fault; its message names field and rule.
             ServiceError: the server is, or is not there.
         """
-        message = encode_call(
+        message = _message(
             cfg,
-            {"pred": _arrays(pred), "target": _arrays(target), "weight": _arrays(weight), **more},
-            wrt=wrt,
-            avg_factor=avg_factor,
-            reduction_override=reduction_override,
+            pred,
+            target,
+            weight,
+            avg_factor,
+            reduction_override,
             grad_output=grad_output,
+            wrt=wrt,
             state=state,
+            **more,
         )
+        return self._receive(message, timeout)
+
+    def submit(self, *args: Any, timeout: float | None = 30.0, **kwargs: Any) -> "Future[Result]":
+        """`compute` with the same arguments, not waited for.
+
+        The arrays are read before it returns: they may be overwritten then.
+        """
+        return self._executor().submit(self._receive, _message(*args, **kwargs), timeout)
+
+    def _receive(self, message: bytes, timeout: float | None) -> Result:
         return decode_reply(self.send(message, timeout), _to_numpy)
 
-    def submit(self, *args: Any, **kwargs: Any) -> "Future[Result]":
-        """`compute` with the same arguments, not waited for."""
-        return self._executor().submit(self.compute, *args, **kwargs)
-
-    def send(self, message: bytes, timeout: float) -> bytes:
+    def send(self, message: bytes, timeout: float | None) -> bytes:
         """The serialised reply to a serialised ComputeRequest, for adapters."""
         return self.transport.call("Compute", message, timeout)
 
@@ -131,14 +140,18 @@ class Client:
 
     def close(self) -> None:
         """Close the connection. A closed client raises ValueError when it is used."""
-        self.transport.close()
+        with self._lock:
+            self.transport.close()
         if self._pool is not None and self._pool[0] == os.getpid():
             self._pool[1].shutdown(wait=False, cancel_futures=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Copied with its module (deepcopy for an averaged model) or sent to a spawned worker, a
-        # client arrives as what it was made from, without the connection.
+        # Sent to a spawned worker, a client arrives as what it was made from, without connection.
         return Client, (self.transport,)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        # An averaged copy of a model shares its client, as it shares its machine.
+        return self
 
     def __enter__(self) -> Self:
         return self
@@ -152,10 +165,35 @@ class Client:
         self.close()
 
     def _executor(self) -> ThreadPoolExecutor:
-        pid = os.getpid()
-        if self._pool is None or self._pool[0] != pid:
-            self._pool = (pid, ThreadPoolExecutor(SUBMITTED_AT_ONCE, "lossclient"))
-        return self._pool[1]
+        with self._lock:
+            self.transport.check_open()
+            if self._pool is None or self._pool[0] != os.getpid():
+                self._pool = os.getpid(), ThreadPoolExecutor(SUBMITTED_AT_ONCE, "lossclient")
+            return self._pool[1]
+
+
+def _message(
+    cfg: Mapping[str, Any],
+    pred: Any,
+    target: Any = None,
+    weight: Any = None,
+    avg_factor: float | None = None,
+    reduction_override: str | None = None,
+    *,
+    grad_output: Any = None,
+    wrt: Iterable[str] = ("pred",),
+    state: Any = None,
+    **more: Any,
+) -> bytes:
+    return encode_call(
+        cfg,
+        {"pred": _arrays(pred), "target": _arrays(target), "weight": _arrays(weight), **more},
+        wrt=wrt,
+        avg_factor=avg_factor,
+        reduction_override=reduction_override,
+        grad_output=grad_output,
+        state=state,
+    )
 
 
 def _arrays(value: Any) -> Any:

@@ -62,6 +62,8 @@ class RemoteLoss(nn.Module):
         Raises:
             LossError: as `Client.compute`, also from backward.
         """
+        if isinstance(weight, int | float):
+            weight = torch.tensor(float(weight))
         inputs = {"pred": pred, "target": target, "weight": weight, **more}
         reduction = reduction_override or self.cfg.get("reduction", "mean")
         call = _Call(
@@ -101,7 +103,11 @@ class _Call:
         self._options = options
         self.reduced = reduced
         self.tensors = list(_tensors(inputs))
-        self.wrt = [n for n, tree in inputs.items() if any(t.requires_grad for t in _tensors(tree))]
+        self.wrt = [
+            name
+            for name, tree in inputs.items()
+            if torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(tree))
+        ]
 
     def send(
         self, tensors: tuple[Tensor, ...], wrt: list[str], upstream: Tensor | None = None
@@ -161,10 +167,16 @@ class _Remote(torch.autograd.Function):
         return (
             None,
             *(
-                None if grad is None else (grad * scale.to(grad.dtype)).to(dtype)
+                None if grad is None else _scaled(grad, scale).to(dtype)
                 for grad, dtype in zip(grads, ctx.dtypes, strict=True)
             ),
         )
+
+
+def _scaled(grad: Tensor, scale: Tensor) -> Tensor:
+    """The product, in float32 at least, so that it is rounded once."""
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    return grad.to(wide) * scale.to(wide)
 
 
 def _widened(tensor: Tensor) -> Tensor:
@@ -173,7 +185,7 @@ def _widened(tensor: Tensor) -> Tensor:
 
 def to_bytes(given: Tensor) -> TensorBytes:
     """A tensor ready for the wire; on the CPU and contiguous it is viewed, else copied."""
-    own = given.detach().cpu()
+    own = given.detach().cpu().resolve_conj().resolve_neg()
     if own.dtype is torch.bfloat16:
         return tensor.pack(own.view(torch.int16).numpy())._replace(dtype="bfloat16")
     return tensor.pack(own.numpy())

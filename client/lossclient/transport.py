@@ -9,6 +9,7 @@ child.
 """
 
 import logging
+import math
 import os
 import random
 import re
@@ -40,6 +41,9 @@ SERVICE = "/losswire.v1.LossService/"
 #: Targets on this machine.
 LOCAL = re.compile(r"localhost:|127\.|\[::1\]|unix:")
 
+#: Seconds from which a timeout is none.
+FOR_EVER = 365 * 86400.0
+
 #: What passes by itself: nobody there, going down, too busy.
 RETRIED = (UnreachableError, DrainingError, OverloadedError)
 
@@ -57,6 +61,10 @@ class Retry:
     attempts: int | None = None
     first_wait: float = 0.05
     longest_wait: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.attempts is not None and self.attempts < 1:
+            raise ValueError(f"attempts must be at least 1, or None; given {self.attempts}")
 
     def waits(self, attempt: int) -> float:
         """Seconds to wait after attempt number `attempt`, the first being 0.
@@ -108,24 +116,26 @@ class Transport:
     def __reduce__(self) -> tuple[Any, ...]:
         return Transport, (self.target, self._credentials, self._retry, self._max_message_bytes)
 
-    def call(self, method: str, message: bytes, timeout: float) -> bytes:
-        """The reply to `message`, within `timeout` seconds, retries included.
+    def call(self, method: str, message: bytes, timeout: float | None) -> bytes:
+        """The reply to `message`, within `timeout` seconds (None is for ever), retries included.
 
         Raises:
             LossError: what the server said, or why it could not be asked.
         """
+        timeout = math.inf if timeout is None else timeout
+        if not timeout > 0:
+            raise DeadlineError("must be above 0", field="timeout", given=f"{timeout} s")
         started = time.monotonic()
         attempt = 0
         while True:
-            remaining = timeout - (time.monotonic() - started)
-            if remaining <= 0:
-                raise DeadlineError(
-                    "the timeout must lie ahead", field="timeout", given=f"{timeout} s"
-                )
+            remaining = max(0.0, timeout - (time.monotonic() - started))
             try:
-                return self._method(method)(message, timeout=remaining)
+                # gRPC counts nanoseconds in 64 bits; beyond a year it is for ever.
+                return self._method(method)(
+                    message, timeout=remaining if remaining < FOR_EVER else None
+                )
             except grpc.RpcError as error:
-                told = self._told(error)
+                told = self._told(error, timeout)
             wait = self._retry.waits(attempt)
             attempt += 1
             spent = time.monotonic() - started
@@ -138,11 +148,20 @@ class Transport:
 
     def close(self) -> None:
         """Close the channel. Calls in flight end with CancelledError."""
+        if self._pid not in (0, os.getpid()):
+            self._closed = True
+            self._channel = None  # the parent's, and so is the lock
+            return
         with self._lock:
             self._closed = True
             if self._channel is not None and self._pid == os.getpid():
                 self._channel.close()
             self._channel = None
+
+    def check_open(self) -> None:
+        """Raise ValueError if the client is closed."""
+        if self._closed:
+            raise ValueError("the client is closed")
 
     def _method(self, name: str) -> Callable[..., bytes]:
         if self._pid != os.getpid() or self._channel is None:
@@ -159,8 +178,7 @@ class Transport:
             # The parent may have forked while it held the lock.
             self._lock = threading.Lock()
         with self._lock:
-            if self._closed:
-                raise ValueError("the client is closed")
+            self.check_open()
             if self._channel is not None and self._pid == os.getpid():
                 return  # another thread was faster
             self._methods = {}
@@ -170,13 +188,13 @@ class Transport:
                 self._channel = grpc.secure_channel(self.target, self._credentials, self._options)
             self._pid = os.getpid()
 
-    def _told(self, error: grpc.RpcError) -> LossError:
+    def _told(self, error: grpc.RpcError, timeout: float) -> LossError:
         details = [item.value for item in error.trailing_metadata() or () if item.key == DETAILS]
         told = from_status(error.code().name, error.details() or "", *details[:1])
         if isinstance(told, UnreachableError):
             return UnreachableError(f"a loss server must answer at {self.target} ({told.rule})")
         if isinstance(told, DeadlineError) and not told.field:
-            return DeadlineError(f"{self.target} must answer in time ({told})")
+            return DeadlineError(f"{self.target} must answer within the timeout of {timeout} s")
         return told
 
 

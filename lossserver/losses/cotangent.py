@@ -54,16 +54,33 @@ class Cotangent:
     def value(self, rows: Tensor) -> Tensor:
         """The loss of these rows. Where the weight is 0 it is 0, even if a row is NaN."""
         if self.weight is not None:
-            rows = (rows * self.weight).masked_fill(self.weight == 0, 0)
+            rows = weighted(rows, self.weight)
         return rows.sum() * self.scale if self.reduced else rows * self.scale
 
     def of(self, rows: Tensor) -> Tensor:
         """dL/dℓ, shaped like `rows`."""
-        out = rows.new_full((), self.scale)
+        out = rows.new_ones(()) * self.scale  # which may be infinite; new_full would raise
         for part in (self.upstream, self.weight):
             out = out if part is None else out * part
         out = out.expand(self.shape)
         return out if self.shape == rows.shape else out.sum_to_size(rows.shape)
+
+    @property
+    def may_be_zero(self) -> bool:
+        """Whether an element of the cotangent may be 0."""
+        return self.weight is not None or self.upstream is not None or self.scale == 0
+
+    def of_weight(self, rows: Tensor) -> Tensor:
+        """dL/d(weight), shaped like `weight`; 0 where a row is not finite and its weight is 0."""
+        assert self.weight is not None  # noqa: S101  (who asks has sent one)
+        out = rows * self.scale if self.upstream is None else rows * self.scale * self.upstream
+        silent = (self.weight == 0) & ~rows.isfinite()
+        return out.expand(self.shape).masked_fill(silent, 0).sum_to_size(self.weight.shape)
+
+
+def weighted(rows: Tensor, weight: Tensor) -> Tensor:
+    """rows · weight, but 0 where the weight is 0 and the row is not finite."""
+    return (rows * weight).masked_fill((weight == 0) & ~rows.isfinite(), 0)
 
 
 def cotangent(

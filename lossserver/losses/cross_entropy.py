@@ -106,7 +106,7 @@ class CrossEntropyLoss(RowwiseLoss):
                 )
             if self.ignored >= 0:
                 raise RefusedError(
-                    "ignore_index", "goes with class indices, not probabilities", self.ignored
+                    "ignore_index", "goes with class indices, not with probabilities", self.ignored
                 )
             return target, shape
         if target.shape != shape:
@@ -141,7 +141,9 @@ class CrossEntropyLoss(RowwiseLoss):
     def _check_class_weight(self, allowed: set[int], classes: object) -> None:
         if self.class_weight is not None and len(self.class_weight) not in allowed:
             raise RefusedError(
-                "class_weight", f"must have one number a class, {classes}", len(self.class_weight)
+                "config.class_weight",
+                f"must have one number a class, of which pred has {classes}",
+                len(self.class_weight),
             )
 
     def fit_weight(self, weight: Tensor, target: Tensor, rows: tuple[int, ...]) -> Tensor:
@@ -149,7 +151,7 @@ class CrossEntropyLoss(RowwiseLoss):
             return weight
         if weight.numel() != rows[0]:
             raise RefusedError(
-                "weight", f"must be [N] for class indices, {rows[:1]} here", list(weight.shape)
+                "weight", f"must be [N] for class indices, here {[rows[0]]}", list(weight.shape)
             )
         return weight.reshape(-1, 1)
 

@@ -64,7 +64,9 @@ class FocalLoss(Elementwise):
         if self.activated:
             outside = pred[(pred < 0) | (pred > 1)]
             if len(outside):
-                raise RefusedError("pred", "activated, must be in [0, 1]", float(outside[0]))
+                raise RefusedError(
+                    "pred", "probabilities (activated=True) must be in [0, 1]", float(outside[0])
+                )
         if target.dim() == pred.dim():
             return super().fit(pred, target)
         if pred.dim() != 2 or target.shape != pred.shape[:1]:
@@ -81,10 +83,11 @@ class FocalLoss(Elementwise):
     def fit_weight(self, weight: Tensor, target: Tensor, rows: tuple[int, ...]) -> Tensor:
         if weight.shape == rows:
             return weight
-        if weight.dim() and rows and weight.shape[0] == rows[0]:
-            return weight.reshape(-1, 1)
-        if weight.numel() == math.prod(rows):
-            return weight.reshape(rows)
+        if weight.dim() and len(rows) == 2:
+            if weight.shape[0] == rows[0]:
+                return weight.reshape(-1, 1)
+            if weight.numel() == math.prod(rows):
+                return weight.reshape(rows)
         raise RefusedError(
             "weight",
             f"must be [N], [N, 1], [N, C] or [N·C] for a loss of {list(rows)}",

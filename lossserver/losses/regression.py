@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lossserver.losses.cotangent import broadcast
+from lossserver.losses.cotangent import broadcast, weighted
 from lossserver.losses.rows import Call, Elementwise, Rows, tensor_of
 from lossserver.registry import LOSSES, RefusedError
 
@@ -23,6 +23,7 @@ class Difference(Elementwise):
     """
 
     def fit(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        refuse_bool(target)
         return (target, ()) if target.numel() == 0 else super().fit(pred, target)
 
     def aligned(self, pred: Tensor, target: Tensor) -> bool:
@@ -45,7 +46,7 @@ class Difference(Elementwise):
         if pred.dim() == weight.dim() + 1:
             weight = weight.unsqueeze(1)
         broadcast("weight", weight, tuple(pred.shape), "pred")
-        return {"loss": (pred * weight).masked_fill(weight == 0, 0).sum()}
+        return {"loss": weighted(pred, weight).sum()}
 
     def _weighs_nothing(self, call: Call) -> bool:
         if call.inputs.get("weight") is None:
@@ -155,6 +156,7 @@ class MSELoss(Elementwise):
     """
 
     def fit(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        refuse_bool(target)
         return target, broadcast("target", target, tuple(pred.shape), "pred")
 
     def aligned(self, pred: Tensor, target: Tensor) -> bool:
@@ -162,3 +164,9 @@ class MSELoss(Elementwise):
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
         return (pred - target).square()
+
+
+def refuse_bool(target: Tensor) -> None:
+    """Refuse truth values, which cannot be subtracted."""
+    if target.dtype is torch.bool:
+        raise RefusedError("target", "must hold numbers", "bool")

@@ -49,9 +49,13 @@ class Loss(ABC):
 
     Class attributes:
         INPUTS: names a call may carry besides `pred` and `target`.
+        OUTPUTS: names of its outputs.
+        REMEMBERS: it takes a state and returns the next one.
     """
 
     INPUTS: ClassVar[frozenset[str]] = frozenset()
+    OUTPUTS: ClassVar[frozenset[str]] = frozenset({"loss"})
+    REMEMBERS: ClassVar[bool] = False
 
     @abstractmethod
     def outputs(self, call: Call) -> dict[str, Tensor]:
@@ -70,12 +74,14 @@ class Rows:
         formula: the loss, bare. Calls with equal formulas are computed together.
         pred: [N, ...], float.
         target: [N, ...].
+        weight: as it was sent; None if it was not.
         cotangent: how the call's rows become its loss.
     """
 
     formula: "RowwiseLoss"
     pred: Tensor
     target: Tensor
+    weight: Tensor | None
     cotangent: Cotangent
 
 
@@ -157,12 +163,13 @@ class RowwiseLoss(Loss):
             RefusedError: the inputs do not fit the loss.
         """
         pred, target, ends = self._ends(call)
-        if "weight" in call.wrt or not self.aligned(pred, target):
+        if not self.aligned(pred, target):
             return None
         return Rows(
             formula=self.for_call(call).bare,
             pred=pred,
             target=target,
+            weight=call.inputs.get("weight"),
             cotangent=ends,
         )
 
@@ -233,6 +240,8 @@ def one_hot(labels: Tensor, like: Tensor) -> Tensor:
     By comparison, since torch's own one_hot reads the labels back to check them,
     which on CUDA waits for the device.
     """
+    if not labels.numel():
+        return like.new_zeros(like.shape)  # and no arange of a number of classes that cost no byte
     classes = torch.arange(like.shape[1], device=labels.device)
     return (labels.unsqueeze(1) == classes).to(like.dtype)
 
@@ -245,9 +254,10 @@ def sigmoid_entropy(logits: Tensor, target: Tensor, positive: Tensor | None = No
     for a small job, and the other core lost to everybody else. Beyond 40, log(1 +
     e^x) is x to the last bit of a float64, and e^40 fits a float32.
     """
-    missed = F.softplus(-logits, threshold=40)
-    return (1 - target) * logits + (
-        missed if positive is None else missed * (1 + (positive - 1) * target)
+    wanted = target if positive is None else target * positive
+    # Each half apart, so that neither the value nor the slope of a sure answer cancels to nothing.
+    return wanted * F.softplus(-logits, threshold=40) + (1 - target) * F.softplus(
+        logits, threshold=40
     )
 
 

@@ -9,6 +9,8 @@ from torch import nn
 
 import lossclient
 from lossclient.torch import RemoteLoss
+from losswire import frame
+from losswire.v1 import loss_pb2 as pb
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -100,22 +102,46 @@ def test_a_second_derivative_is_refused_in_words(remote, reduction):
         torch.autograd.grad(loss, pred, create_graph=True)
 
 
-def test_without_grad_only_the_value_is_asked_for(remote):
-    """Under no_grad, and for an input that requires none, there is no graph."""
+class Recording(lossclient.Client):
+    """A client that keeps the headers of what it sends."""
+
+    def send(self, message, timeout):
+        """Keep the header, and send."""
+        self.sent = [
+            *getattr(self, "sent", []),
+            pb.ComputeHeader.FromString(frame.read(message)[0]),
+        ]
+        return super().send(message, timeout)
+
+
+def test_without_grad_only_the_value_is_asked_for(client):
+    """Under no_grad, and for an input that requires none, there is no graph and no gradient sent."""
+    recording = Recording(client.transport)
+    criterion = RemoteLoss({"type": "L1Loss"}, recording)
     pred = logits(3, 4)
     with torch.no_grad():
-        assert not remote(type="L1Loss")(pred, torch.zeros(3, 4)).requires_grad
-    assert not remote(type="L1Loss")(pred.detach(), torch.zeros(3, 4)).requires_grad
+        assert not criterion(pred, torch.zeros(3, 4)).requires_grad
+    assert not criterion(pred.detach(), torch.zeros(3, 4)).requires_grad
+    assert criterion(pred, torch.zeros(3, 4)).requires_grad
+
+    assert [list(header.wrt) for header in recording.sent] == [[], [], ["pred"]]
+
+
+def test_a_bfloat16_gradient_is_rounded_once(remote):
+    """Scaled by 0.1, as a loss's own weight does it, it is the float32 product, rounded."""
+    pred = logits(64, 100, dtype=torch.bfloat16)
+    (remote(type="MSELoss", reduction="sum")(pred, torch.zeros_like(pred)) * 0.1).backward()
+
+    exact = 2 * pred.detach().float()
+    torch.testing.assert_close(pred.grad, (exact.to(torch.bfloat16).float() * 0.1).bfloat16())
 
 
 def test_a_noncontiguous_prediction(remote):
     """A head's permuted output, as every detector has, is sent as its values."""
     pred = logits(2, 4, 3)
-    flat = pred.permute(0, 2, 1).reshape(-1, 4)
     remote(type="L1Loss", reduction="sum")(pred.permute(0, 2, 1), torch.zeros(2, 3, 4)).backward()
 
     torch.testing.assert_close(pred.grad, torch.sign(pred.detach()))
-    assert flat.shape == (6, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

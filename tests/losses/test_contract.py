@@ -4,6 +4,7 @@ Calls go through `compute`, as they do in the server, alone and in company.
 """
 
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from lossserver.compute import compute
 from lossserver.decode import decode
 from lossserver.encode import encode
 from lossserver.job import Result
-from lossserver.losses.rows import RowwiseLoss
 from lossserver.registry import LOSSES
 from tests.losses.cases import CASES
 
@@ -172,41 +172,88 @@ def test_reductions_follow_from_the_rows(case, reduction, avg_factor):
     torch.testing.assert_close(result.grad, 0.7 * rows.grad / divisor, rtol=1e-6, atol=0)
 
 
+def weight_of(case, pred, target, *values):
+    """A weight [N], or [N, 1, ...] where the loss has more dimensions and takes it as its rows."""
+    weight = torch.tensor(values, dtype=pred.dtype)
+    rows = unreduced(case, pred, target, wrt=()).loss
+    by_class_index = target.dim() < pred.dim() == rows.dim()
+    return weight if by_class_index else weight.view(-1, *[1] * (rows.dim() - 1))
+
+
 @every_loss
 def test_company_changes_nothing(case):
-    """Callers of different sizes, reductions and weights get in one batch what each gets alone."""
+    """Callers of all sizes, reductions, weights and upstream gradients get what each gets alone."""
+    some, more = case.inputs(3), case.inputs(5)
+    poisoned = more[0].clone()
+    poisoned[1] = torch.nan
+    upstream = torch.rand(unreduced(case, *more, wrt=()).loss.shape, dtype=torch.float64)
     calls = [
-        (case.inputs(3), {"reduction_override": "sum"}),
+        (some, {"reduction_override": "sum"}),
         (case.inputs(1), {"avg_factor": 2.0}),
-        (case.inputs(0), {"reduction_override": "none"}),
-        (case.inputs(5), {"reduction_override": "none"}),
+        (case.inputs(4), {"reduction_override": "none"}),
+        (some, {"weight": weight_of(case, *some, 0.0, 2.0, 1.0)}),
+        (more, {"reduction_override": "none", "grad_output": upstream}),
+        ((poisoned, more[1]), {}),
+        ((poisoned, more[1]), {"avg_factor": float("inf")}),
     ]
     jobs = [job_of(case.config, *inputs, **options) for inputs, options in calls]
-    together = results(*[job for job in jobs if job.rows is not None])
-    alone = [results(job)[0] for job in jobs if job.rows is not None]
 
-    assert len({job.key for job in jobs if job.rows is not None}) == 1
-    assert len(together) >= 3
-    for a, b in zip(together, alone, strict=True):
-        torch.testing.assert_close(a.loss, b.loss)
-        torch.testing.assert_close(a.grad, b.grad)
+    assert len({job.key for job in jobs}) == 1
+    for a, job in zip(results(*jobs), jobs, strict=True):
+        (b,) = results(job)
+        torch.testing.assert_close(a.loss, b.loss, equal_nan=True)
+        torch.testing.assert_close(a.grad, b.grad, equal_nan=True)
 
 
 @every_loss
 def test_alone_is_as_in_a_batch(case):
-    """The path for calls that want the weight's gradient gives the same loss and gradient."""
-    assert isinstance(LOSSES.build(case.config), RowwiseLoss)
+    """Autograd through everything, as for a loss that makes no promise, gives the same gradients."""
     pred, target = case.inputs(4)
-    weight = torch.tensor([0.5, 2.0, 0.0, 1.0], dtype=pred.dtype).view(-1, *[1] * (pred.dim() - 1))
-    rows = unreduced(case, pred, target, wrt=()).loss
-    weight = weight if rows.dim() > 1 else weight.flatten()
-    if rows.dim() == 3:
-        weight = weight.view(4, 1, 1)
-    batched = results(job_of(case.config, pred, target, weight=weight))[0]
-    alone = results(job_of(case.config, pred, target, weight=weight, wrt=("pred", "weight")))[0]
+    job = job_of(
+        case.config,
+        pred,
+        target,
+        weight=weight_of(case, pred, target, 0.5, 2.0, 0.0, 1.0),
+        wrt=("pred", "weight"),
+        avg_factor=3.0,
+        grad_output=torch.tensor(1.7, dtype=torch.float64),
+    )
+    batched, alone = results(job)[0], results(replace(job, rows=None))[0]
 
     torch.testing.assert_close(batched.loss, alone.loss)
     torch.testing.assert_close(batched.grad, alone.grad)
-    summed = rows.flatten(1).sum(1) if rows.dim() > 1 else rows
-    expected = (summed / rows.numel()).masked_fill(weight.flatten() == 0, 0)
-    torch.testing.assert_close(alone.grads["weight"].flatten(), expected)
+    torch.testing.assert_close(batched.grads["weight"], alone.grads["weight"])
+    assert batched.grads["weight"].all()
+
+
+@every_loss
+def test_the_weight_of_a_row_that_is_not_finite(case):
+    """The gradient of a weight of 0 on a NaN row is 0: it was left out."""
+    pred, target = case.inputs(4)
+    pred[2] = torch.nan
+    weight = weight_of(case, pred, target, 0.5, 2.0, 0.0, 1.0)
+    (result,) = results(job_of(case.config, pred, target, weight=weight, wrt=("weight",)))
+
+    assert result.grads["weight"].flatten()[[0, 1, 3]].all()
+    assert not result.grads["weight"].flatten()[2]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"type": "CrossEntropyLoss", "use_sigmoid": True},
+        {"type": "FocalLoss", "gamma": 0.0, "alpha": 0.5},
+        {"type": "FocalLoss"},
+    ],
+    ids=str,
+)
+def test_easy_answers_keep_their_precision(config):
+    """In float32 the gradient of a sure and right logit is as exact as any: nothing cancels."""
+    pred = torch.tensor([-30.0, -17, -10, -1, 1, 10, 17, 30]).view(-1, 1)
+    for target in (torch.zeros_like(pred), torch.ones_like(pred)):
+        (narrow,) = results(job_of(config, pred, target))
+        (wide,) = results(job_of(config, pred.double(), target.double()))
+        # Where upstream's 1 - p_t rounds to nothing, so does ours; elsewhere 1e-5 is enough.
+        right = (target == 0) | (pred < 10)
+
+        torch.testing.assert_close(narrow.grad[right].double(), wide.grad[right], rtol=1e-5, atol=0)

@@ -9,7 +9,7 @@ from lossclient.call import decode_reply, encode_call
 from lossclient.torch import to_bytes, to_torch
 from tests.losses.golden import Golden, goldens
 
-#: rtol and atol, the latter times the largest golden value. float64: rounding of a sum in another
+#: rtol and atol, the latter times the largest golden value or 1. float64: rounding of a sum in another
 #: order. float32: as MMDetection's own float32 run deviates from its float64 run (5e-7 at most in
 #: these cases), with a margin for a sum in another order. Halves: the inputs were rounded before
 #: the call, to 2^-11 and 2^-8, and a loss is about as steep as it is large; the answer is rounded

@@ -47,7 +47,7 @@ REFUSED = [
         FOCAL | {"activated": True},
         {"pred": floats(2, 3) + 2},
         "TensorError",
-        r"pred: activated, must be in \[0, 1\]; given 2.0",
+        r"pred: probabilities .* must be in \[0, 1\]; given 2.0",
     ),
     (L1, {"target": floats(3, 3)}, "TensorError", r"target: .* pred, \[2, 3\]; given \[3, 3\]"),
     (
@@ -70,7 +70,7 @@ REFUSED = [
     ),
     (ENTROPY, {"target": floats(2, 4)}, "TensorError", r"class indices \[2\] or probabilities"),
     (ENTROPY, {"target": labels(0, 0), "ignore_index": 0.5}, "SpecError", "ignore_index: must be"),
-    (ENTROPY | {"class_weight": [1, 2]}, {}, "TensorError", "class_weight: .* 3; given 2"),
+    (ENTROPY | {"class_weight": [1, 2]}, {}, "SpecError", "config.class_weight: .* has 3; given 2"),
     (SIGMOID, {"weight": floats(2, 3)}, "TensorError", r"weight: must be \[N\] for class indices"),
     (ENTROPY | {"class_weight": [1.0] * 9000}, {}, "SpecError", "config: .* at most 65536 bytes"),
     (FOCAL, {"wrt": ("target",)}, "TensorError", "target: a gradient goes with a floating-point"),
@@ -98,6 +98,26 @@ REFUSED = [
         "SpecError",
         "avg_factor: goes with reduction .* only; given reduction 'sum'",
     ),
+    (
+        FOCAL,
+        {"grad_output": {"los": floats()}},
+        "SpecError",
+        "outputs of FocalLoss are loss; given",
+    ),
+    (FOCAL, {"grad_output": labels(1)}, "TensorError", "grad_output: .* given int64"),
+    (FOCAL, {"state": 1}, "SpecError", "state: FocalLoss does not remember"),
+    (L1, {"target": floats(2, 3) > 1}, "TensorError", "target: must hold numbers; given bool"),
+    (
+        FOCAL,
+        {"pred": floats(3), "target": floats(3), "weight": floats(3, 1)},
+        "TensorError",
+        "weight",
+    ),
+    (FOCAL, {"pred": [1.0, 2.0], "target": [1]}, "TensorError", "a list of numbers is none"),
+    (FOCAL, {"wrt": "logits"}, "SpecError", "given logits"),
+    (FOCAL, {"timeout": float("nan")}, "DeadlineError", "timeout: .* given nan s"),
+    (FOCAL, {"avg_factor": "x"}, "SpecError", "avg_factor: must be a number; given 'x'"),
+    (FOCAL, {"reduction_override": 3}, "SpecError", "reduction_override: must be a text; given 3"),
     (FOCAL, {"grad_output": floats(2)}, "TensorError", r"grad_output: .* \[\]; given \[2\]"),
     (
         FOCAL,
@@ -105,7 +125,7 @@ REFUSED = [
         "TensorError",
         r"grad_output: must be shaped like the loss, \[2, 3\]; given \[2\]",
     ),
-    (FOCAL, {"timeout": 0.0}, "DeadlineError", "timeout: the timeout must lie ahead; given 0.0 s"),
+    (FOCAL, {"timeout": 0.0}, "DeadlineError", "timeout: must be above 0; given 0.0 s"),
 ]
 
 
@@ -175,8 +195,11 @@ def deep(levels):
 HOSTILE = [
     (b"\xff\xff\xff", "a message must be"),
     (b"", "config: must be a map"),
+    (b"\x0a\x02\x38\x00" * 5000, "at most 4096 fields"),
+    (b"\x12\x00" * 5000, "at most 4096 fields"),
+    (frame.write(b"\x38\x00" * 2**20, []), "header: must have at most 1048576 bytes"),
     (frame.write(b"\xff\xff", []), "header: must be a losswire.v1.ComputeHeader"),
-    (deep(60), "nested less deep"),
+    (deep(60), "at most 16 deep"),
     (deep(20), "at most 16 deep"),
     (frame.write(request()[0].SerializeToString(), [b"123"]), "must be 24 bytes; given 3 bytes"),
     (frame.write(request()[0].SerializeToString(), [b"1" * 24, b""]), "1 are; given 2 payloads"),
@@ -188,7 +211,8 @@ HOSTILE = [
         ({"dtype": 77}, "dtype must be one of"),
         ({"shape": [-2]}, "no extent may be negative"),
         ({"shape": [1] * 33}, "rank must be at most 32"),
-        ({"shape": [2**33, 2**33]}, "at most 2^60 elements"),
+        ({"shape": [2**33, 2**33]}, "must be 295147905179352825856 bytes"),
+        ({"shape": [0, 2**40]}, "must multiply to at most 16777216"),
         ({"shape": [2**40]}, "must be 4398046511104 bytes"),
     ]
 ]
@@ -236,6 +260,38 @@ def test_a_message_over_the_limit_names_the_option(serve):
                 client.compute(L1, floats(rows, 3), floats(rows, 3))
 
         assert client.compute(L1, floats(2, 3), floats(2, 3)).loss == 0
+
+
+@pytest.mark.parametrize("method", ["ListLosses", "GetServer"])
+def test_noise_for_an_empty_request(server, method):
+    """These requests have nothing in them, so nothing in them can be wrong."""
+    with grpc.insecure_channel(server.target) as channel:
+        assert channel.unary_unary(f"/losswire.v1.LossService/{method}")(b"\xff\xff", timeout=30)
+
+
+def test_what_is_repeated_fits_a_status(client):
+    """A bad name of any length and alphabet comes back as what it is: an unknown name, once."""
+    with pytest.raises(lossclient.SpecError, match="has no such parameter"):
+        client.compute(FOCAL | {"🔥" * 1000: 1}, floats(2, 3), labels(0, 1))
+    with pytest.raises(lossclient.UnknownLossError, match=r"there are: "):
+        client.compute({"type": "é" * 5000}, floats(2, 3), labels(0, 1))
+
+
+def test_numbers_without_end(client):
+    """A loss_weight beyond float32 gives an infinite loss, not a failed server."""
+    assert (
+        client.compute(L1 | {"loss_weight": 1e300}, floats(2, 3) + 1, floats(2, 3)).loss == np.inf
+    )
+
+
+def test_no_gradient_reaches_what_is_not_read(client):
+    """Where upstream's short cut leaves the target out, its gradient is None."""
+    result = client.compute(
+        L1, floats(2, 3), floats(2, 3), weight=floats(2, 3), wrt=("pred", "target")
+    )
+
+    assert result.grads["target"] is None
+    assert result.grad.shape == (2, 3)
 
 
 def test_streams_are_not_served_yet(server):

@@ -73,10 +73,17 @@ def test_cut_or_foreign_bytes_are_refused(message):
         frame.read(message)
 
 
-def test_too_many_payloads_are_refused():
-    """Millions of empty payloads would be millions of objects."""
-    with pytest.raises(MessageError, match="payloads must be at most 4096; given 5000"):
-        frame.read(frame.write(b"", [b""] * 5000))
+@pytest.mark.parametrize("field", [b"\x12\x00", b"\x0a\x00", b"\x18\x00"], ids=repr)
+def test_too_many_fields_are_refused(field):
+    """Millions of empty payloads, headers or unknown fields end at the first of them too many."""
+    with pytest.raises(MessageError, match="at most 4096 fields"):
+        frame.read(field * 100_000)
+
+
+def test_a_header_is_not_a_place_for_arrays():
+    """Parsed, a header is many times its size; so it is bounded before."""
+    with pytest.raises(MessageError, match="header: must have at most 1048576 bytes"):
+        frame.read(frame.write(b"\0" * (2**20 + 1), []))
 
 
 @given(st.binary(max_size=200))
