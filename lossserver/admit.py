@@ -4,6 +4,7 @@ Asked before a message is decoded, by its size alone, so that a refusal costs
 next to nothing. Runs on the event loop only; needs no lock.
 """
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,25 @@ class Admission:
         self._limits = limits
         self._bytes = 0
         self._calls = 0
+        self._open = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
         self.draining = False
+
+    def opened(self) -> None:
+        """A call has begun. It is open until its reply has been sent, or it was refused or lost."""
+        self._open += 1
+        self._empty.clear()
+
+    def ended(self) -> None:
+        """A call that was opened has ended."""
+        self._open -= 1
+        if not self._open:
+            self._empty.set()
+
+    async def empty(self) -> None:
+        """Wait until no call is open."""
+        await self._empty.wait()
 
     @contextmanager
     def enter(self, size: int, remaining: float | None) -> Iterator[None]:

@@ -73,9 +73,8 @@ def health(target: str = "", timeout: float = 2.0) -> int:
     import grpc  # noqa: PLC0415
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
 
-    port = next(
-        (f.split("=")[1] for f in _from_environment(Listen, os.environ) if "--port=" in f), 50051
-    )
+    port = os.environ.get(PREFIX + "PORT", "")
+    port = port if port.isdigit() else str(Listen.port)
     target = target or f"localhost:{port}"
     # Not through a proxy: a container is often told of one that its own loopback is not behind.
     with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:

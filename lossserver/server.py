@@ -4,6 +4,8 @@ import asyncio
 import gc
 import logging
 import signal
+from collections.abc import Coroutine
+from typing import Any
 
 import grpc
 import torch
@@ -22,7 +24,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 async def serve(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT, finish what is in flight, and return.
+    """Serve until SIGTERM or SIGINT, finish what is in flight, and return; at a second one, at once.
 
     Raises:
         ValueError: the device is not there, or the address may not be listened on.
@@ -31,8 +33,13 @@ async def serve(config: Config) -> None:
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    at_once = asyncio.Event()
+
+    def asked_to_stop() -> None:
+        (at_once if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, asked_to_stop)
 
     worker = Worker(open_device(config.device), config.batch, loop)
     admission = Admission(config.limits)
@@ -69,9 +76,22 @@ async def serve(config: Config) -> None:
     await healthy.enter_graceful_shutdown()
     admission.draining = True
     worker.hurry()
-    await server.stop(config.ending.drain_timeout)
+    stopping = asyncio.create_task(server.stop(config.ending.drain_timeout))
+    # Not for everything that is open: whoever watches our health, as load balancers do, would hold
+    # us up until the time is over.
+    await first_of(admission.empty(), at_once.wait(), timeout=config.ending.drain_timeout)
+    await server.stop(0)
+    await stopping
     worker.stop()
     log.info("stopped")
+
+
+async def first_of(*waits: Coroutine[Any, Any, object], timeout: float) -> None:  # noqa: ASYNC109
+    """Wait for the first of these, or for `timeout` seconds."""
+    tasks = [asyncio.create_task(one) for one in waits]
+    await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -121,7 +141,7 @@ def open_device(config: Device) -> torch.device:
         name = "cuda:0" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device must be one that torch finds here; given {name!r}") from error
     return device

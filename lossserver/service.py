@@ -58,6 +58,8 @@ class LossService:
     async def compute(self, message: bytes, context: Context) -> bytes:
         """One call, from bytes to bytes."""
         self._worker.arrived()
+        self._admission.opened()
+        context.add_done_callback(self._ended)  # type: ignore[arg-type]  # the stub's is sync gRPC's
         remaining = context.time_remaining()
         call = _LogLine()
         try:
@@ -81,6 +83,9 @@ class LossService:
         except Exception as error:  # noqa: BLE001  (every call ends in a status)
             await _abort(context, error, call)
         return reply
+
+    def _ended(self, *_: Any, **__: Any) -> None:
+        self._admission.ended()
 
     async def not_served(self, _: Any, context: Context) -> AsyncIterator[bytes]:
         """What a later version will serve."""

@@ -165,6 +165,8 @@ class Client:
         self.close()
 
     def _executor(self) -> ThreadPoolExecutor:
+        if self._pool is not None and self._pool[0] != os.getpid():
+            self._lock = threading.Lock()  # the parent may have forked while it was held
         with self._lock:
             self.transport.check_open()
             if self._pool is None or self._pool[0] != os.getpid():

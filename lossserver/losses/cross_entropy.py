@@ -7,15 +7,8 @@ from typing import ClassVar, Self
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossserver.losses.rows import (
-    Call,
-    RowwiseLoss,
-    labels_of,
-    name_of,
-    one_hot,
-    refuse_outside,
-    sigmoid_entropy,
-)
+from lossserver.losses.classes import labels_of, one_hot, refuse_outside, sigmoid_entropy
+from lossserver.losses.rows import Call, RowwiseLoss, name_of
 from lossserver.registry import LOSSES, RefusedError
 
 #: torch's default; upstream's None means it.

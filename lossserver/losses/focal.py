@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossserver.losses.rows import Elementwise, labels_of, one_hot, refuse_outside, sigmoid_entropy
+from lossserver.losses.classes import labels_of, one_hot, refuse_outside, sigmoid_entropy
+from lossserver.losses.rows import Elementwise
 from lossserver.registry import LOSSES, RefusedError
 
 

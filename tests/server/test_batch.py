@@ -54,6 +54,24 @@ def test_nobody_waits_once_nobody_else_will_come():
     assert waiting.take(now=0.0) == [FakeJob(1)]
 
 
+def test_a_job_nobody_wants_any_more_is_dropped():
+    """It leaves the queue, and what is left is as if it had never come."""
+    waiting = queue(max_elements=4, max_wait=9.0)
+    gone, stays = FakeJob("gone", elements=3), FakeJob("stays", elements=1)
+    waiting.put(gone, now=0.0)
+    waiting.put(stays, now=1.0)
+    waiting.drop(gone)
+    waiting.drop(FakeJob("never came"))
+
+    assert waiting.due_at() == 10.0
+    assert waiting.take(now=10.0) == [stays]
+
+    waiting.put(gone, now=11.0)
+    waiting.drop(gone)
+
+    assert (len(waiting), waiting.due_at()) == (0, None)
+
+
 def test_late_arrivals_do_not_restart_the_wait():
     """A steady trickle cannot starve the head of the queue."""
     waiting = queue(max_wait=0.010)
