@@ -20,6 +20,9 @@ from lossserver.worker import Worker
 
 log = logging.getLogger("lossserver")
 
+#: Seconds that whoever is still connected has to leave once no call is open.
+FAREWELL = 0.5
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -80,7 +83,7 @@ async def serve(config: Config) -> None:
     # Not for everything that is open: whoever watches our health, as load balancers do, would hold
     # us up until the time is over.
     await first_of(admission.empty(), at_once.wait(), timeout=config.ending.drain_timeout)
-    await server.stop(0)
+    await server.stop(0 if at_once.is_set() else FAREWELL)
     await stopping
     worker.stop()
     log.info("stopped")

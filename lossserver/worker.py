@@ -46,6 +46,10 @@ MANY_ELEMENTS = 4 * SMALL
 QUIET = 0.0003
 ENOUGH = 0.005
 
+#: Seconds after a batch of several for which more company is expected: callers who got their
+#: answers together will soon ask together again.
+BUSY = 0.02
+
 #: Seconds for which a message is expected once its call was accepted: longer, and it is a large
 #: one or a slow line, which is nobody else's reason to wait.
 ABOUT_TO_COME = 0.001
@@ -77,6 +81,7 @@ class Worker:
         # Some never come: the call was cancelled in between.
         self._coming: deque[float] = deque(maxlen=MANY)
         self._news = False
+        self._busy_until = 0.0
         self._large: BatchQueue[Job] = BatchQueue(limits)
         self._wake = threading.Condition()
         self._stopping = False
@@ -105,7 +110,7 @@ class Worker:
             with self._wake:
                 self._large.put(job, job.arrived)
                 self._wake.notify()
-        elif self._look is None and not self._waits and not self._in_sight(job.arrived):
+        elif self._look is None and not self._waits and not self._company(0, job.arrived):
             _settle(_computed([job], self.device))
         else:
             self._small.put(job, job.arrived)
@@ -145,8 +150,8 @@ class Worker:
         """Compute a batch of small jobs if it is time, and look again while any wait.
 
         gRPC accepts one call at a time, however many stand at the door. So where
-        a second waits, or was accepted and is about to come, the batch goes when
-        there has been no news for a moment.
+        a second waits, or was accepted and is about to come, or a moment ago
+        there were many, the batch goes when there has been no news for a while.
         """
         self._look = None
         now = time.monotonic()
@@ -155,17 +160,22 @@ class Worker:
             return
         if due > now:
             self._look = self._loop.call_later(due - now, self._gather)
-        elif self._news and now - due < ENOUGH and 1 < self._in_sight(now) < MANY:
+        elif self._news and now - due < ENOUGH and self._company(len(self._small), now):
             self._news = False
             self._look = self._loop.call_later(QUIET, self._gather)
         else:
             self._look = self._loop.call_soon(self._gather)
-            _settle(_computed(self._small.take(now), self.device))
+            batch = self._small.take(now)
+            _settle(_computed(batch, self.device))
+            if len(batch) > 1:
+                self._busy_until = time.monotonic() + BUSY
 
-    def _in_sight(self, now: float) -> int:
+    def _company(self, waiting: int, now: float) -> bool:
+        """Whether more small jobs are likely to come in a moment, and there is room for them."""
         while self._coming and now - self._coming[0] > ABOUT_TO_COME:
             self._coming.popleft()
-        return len(self._small) + len(self._coming)
+        in_sight = waiting + len(self._coming)
+        return in_sight < MANY and (in_sight > min(waiting, 1) or now < self._busy_until)
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
