@@ -38,11 +38,8 @@ async def serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     at_once = asyncio.Event()
 
-    def asked_to_stop() -> None:
-        (at_once if stop.is_set() else stop).set()
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_stop)
+        loop.add_signal_handler(number, _set_next, stop, at_once)
 
     worker = Worker(open_device(config.device), config.batch, loop)
     admission = Admission(config.limits)
@@ -95,6 +92,10 @@ async def first_of(*waits: Coroutine[Any, Any, object], timeout: float) -> None:
     await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
+
+
+def _set_next(first: asyncio.Event, second: asyncio.Event) -> None:
+    (second if first.is_set() else first).set()
 
 
 def _is_news(record: logging.LogRecord) -> bool:
