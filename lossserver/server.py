@@ -4,8 +4,6 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Coroutine
-from typing import Any
 
 import grpc
 import torch
@@ -37,7 +35,6 @@ async def serve(config: Config) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     at_once = asyncio.Event()
-
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _set_next, stop, at_once)
 
@@ -76,22 +73,29 @@ async def serve(config: Config) -> None:
     await healthy.enter_graceful_shutdown()
     admission.draining = True
     worker.hurry()
-    stopping = asyncio.create_task(server.stop(config.ending.drain_timeout))
-    # Not for everything that is open: whoever watches our health, as load balancers do, would hold
-    # us up until the time is over.
-    await first_of(admission.empty(), at_once.wait(), timeout=config.ending.drain_timeout)
-    await server.stop(0 if at_once.is_set() else FAREWELL)
-    await stopping
+    await drain(server, admission, at_once, config.ending.drain_timeout)
     worker.stop()
     log.info("stopped")
 
 
-async def first_of(*waits: Coroutine[Any, Any, object], timeout: float) -> None:  # noqa: ASYNC109
-    """Wait for the first of these, or for `timeout` seconds."""
-    tasks = [asyncio.create_task(one) for one in waits]
-    await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
+async def drain(
+    server: grpc.aio.Server,
+    admission: Admission,
+    at_once: asyncio.Event,
+    timeout: float,  # noqa: ASYNC109  (an option of the server, not of this function)
+) -> None:
+    """Stop the server once no call is open, `at_once` is set or `timeout` seconds are over.
+
+    Not once nothing is open: whoever watches our health, as load balancers do,
+    would hold us up until the time is over.
+    """
+    stopping = asyncio.create_task(server.stop(timeout))
+    ends = [asyncio.create_task(one) for one in (admission.empty(), at_once.wait())]
+    await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    for task in ends:
         task.cancel()
+    await server.stop(0 if at_once.is_set() else FAREWELL)
+    await stopping
 
 
 def _set_next(first: asyncio.Event, second: asyncio.Event) -> None:
