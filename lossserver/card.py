@@ -27,7 +27,7 @@ def catalogue() -> pb.ListLossesResponse:
     return pb.ListLossesResponse(losses=[card(name) for name in LOSSES])
 
 
-def card(name: str) -> pb.LossInfo:
+def card(name: str) -> pb.LossCard:
     """The card of one loss.
 
     Raises:
@@ -38,7 +38,7 @@ def card(name: str) -> pb.LossInfo:
     sections = _sections(text)
     parameters = _entries(sections.get("Parameters", ""))
     inputs = _entries(sections.get("Inputs", ""))
-    return pb.LossInfo(
+    return pb.LossCard(
         name=cls.__name__,
         summary=text.splitlines()[0],
         text=text,

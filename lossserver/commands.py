@@ -51,15 +51,15 @@ def losses(name: Annotated[str, tyro.conf.Positional] = "") -> int:
     from lossserver.registry import UnknownNameError  # noqa: PLC0415
 
     if not name:
-        for info in catalogue().losses:
-            print(f"{info.name:24} {info.summary}")  # noqa: T201
+        for found in catalogue().losses:
+            print(f"{found.name:24} {found.summary}")  # noqa: T201
         return 0
     try:
-        info = card(name)
+        found = card(name)
     except UnknownNameError as error:
         return _fail(str(error))
-    arguments = ", ".join(f"{p.name}: {p.type}" for p in info.parameters)
-    print(f"{info.name}({arguments})\n\n{info.text}")  # noqa: T201
+    arguments = ", ".join(f"{p.name}: {p.type}" for p in found.parameters)
+    print(f"{found.name}({arguments})\n\n{found.text}")  # noqa: T201
     return 0
 
 

@@ -34,12 +34,12 @@ _BY_CODE: dict[str, type[LossError]] = {
 
 def to_status(error: LossError) -> tuple[str, bytes]:
     """The status code's name, and the serialised google.rpc.Status."""
-    code, reason = STATUS[type(error)]
-    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)
+    code, name = STATUS[type(error)]
+    reason = error_details_pb2.ErrorInfo(reason=name, domain=DOMAIN)
     for key in ("field", "rule", "given"):
         if text := getattr(error, key):
-            info.metadata[key] = text
-    details: list[Message] = [info]
+            reason.metadata[key] = text
+    details: list[Message] = [reason]
     if error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=error.field, description=str(error)
@@ -56,9 +56,9 @@ def to_status(error: LossError) -> tuple[str, bytes]:
 
 def from_status(code: str, message: str, details: bytes = b"") -> LossError:
     """The error that a status stands for; by its code alone where there are no details of ours."""
-    info = _error_info(details)
-    if info is not None and (cls := _CLASS_OF.get((code, info.reason))):
-        said = info.metadata
+    reason = _reason_of(details)
+    if reason is not None and (cls := _CLASS_OF.get((code, reason.reason))):
+        said = reason.metadata
         return cls(said.get("rule", message), field=said["field"], given=said["given"])
     if code == "RESOURCE_EXHAUSTED" and "larger than max" in message:
         # gRPC itself refuses such a message before the server's code sees it.
@@ -69,12 +69,12 @@ def from_status(code: str, message: str, details: bytes = b"") -> LossError:
     return _BY_CODE.get(code, errors.InternalError)(message or code)
 
 
-def _error_info(details: bytes) -> error_details_pb2.ErrorInfo | None:
-    info = error_details_pb2.ErrorInfo()
+def _reason_of(details: bytes) -> error_details_pb2.ErrorInfo | None:
+    reason = error_details_pb2.ErrorInfo()
     try:
         for detail in status_pb2.Status.FromString(details).details:
-            if detail.Unpack(info) and info.domain == DOMAIN:
-                return info
+            if detail.Unpack(reason) and reason.domain == DOMAIN:
+                return reason
     except DecodeError:
         pass  # somebody else's details, such as a proxy's; the code still says what happened
     return None

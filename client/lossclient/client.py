@@ -122,15 +122,15 @@ class Client:
             "ListLosses", pb.ListLossesRequest().SerializeToString(), timeout
         )
         return {
-            info.name: {
-                "summary": info.summary,
-                "text": info.text,
-                "parameters": {p.name: _parameter(p) for p in info.parameters},
-                "inputs": {i.name: i.text for i in info.inputs},
-                "source": info.source,
-                "batchable": info.batchable,
+            found.name: {
+                "summary": found.summary,
+                "text": found.text,
+                "parameters": {p.name: _parameter(p) for p in found.parameters},
+                "inputs": {i.name: i.text for i in found.inputs},
+                "source": found.source,
+                "batchable": found.batchable,
             }
-            for info in pb.ListLossesResponse.FromString(reply).losses
+            for found in pb.ListLossesResponse.FromString(reply).losses
         }
 
     def server(self, timeout: float = 30.0) -> pb.GetServerResponse:
@@ -209,8 +209,8 @@ def _to_numpy(given: TensorBytes) -> Any:
     return array.copy() if given.shape else array.item()
 
 
-def _parameter(info: pb.Parameter) -> dict[str, Any]:
-    out: dict[str, Any] = {"type": info.type, "text": info.text}
-    if info.HasField("default"):
-        out["default"] = Reader([], tensor.unpack).read(info.default, info.name)
+def _parameter(found: pb.Parameter) -> dict[str, Any]:
+    out: dict[str, Any] = {"type": found.type, "text": found.text}
+    if found.HasField("default"):
+        out["default"] = Reader([], tensor.unpack).read(found.default, found.name)
     return out

@@ -20,7 +20,7 @@ import torch
 
 import lossclient
 from examples.digits.agreement import bound, difference
-from examples.digits.data import Canvases, load_scans, scatter
+from examples.digits.canvases import Canvases, load_scans, scatter
 from examples.digits.evaluate import SURE, detect, quality
 from examples.digits.losses import local_losses, remote_losses
 from examples.digits.picture import draw

@@ -29,7 +29,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from examples.digits.data import load_scans, scatter
+from examples.digits.canvases import load_scans, scatter
 from examples.digits.losses import GAMMA, Losses, local_losses
 from examples.digits.training import CANVASES, train
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from examples.digits.data import CANVAS, CLASSES, Canvases
+from examples.digits.canvases import CANVAS, CLASSES, Canvases
 
 #: Pixels along the side of a cell, and cells along the side of a canvas.
 STRIDE = 4

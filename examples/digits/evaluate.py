@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from examples.digits.data import CLASSES, Canvases
+from examples.digits.canvases import CLASSES, Canvases
 from examples.digits.detector import Detector, boxes_of
 
 #: IoU above which the lower-scored of two detections of a class goes.

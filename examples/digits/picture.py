@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from examples.digits.agreement import bound, difference
-from examples.digits.data import CANVAS, Canvases
+from examples.digits.canvases import CANVAS, Canvases
 from examples.digits.evaluate import SURE, Detections, matches
 from examples.digits.training import WATCHED_EVERY, Run
 

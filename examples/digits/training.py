@@ -16,7 +16,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from examples.digits.data import CLASSES, Canvases
+from examples.digits.canvases import CLASSES, Canvases
 from examples.digits.detector import Detector, Targets, assign
 from examples.digits.losses import Losses
 

@@ -214,10 +214,10 @@ class ListLossesRequest(_message.Message):
 class ListLossesResponse(_message.Message):
     __slots__ = ("losses",)
     LOSSES_FIELD_NUMBER: _ClassVar[int]
-    losses: _containers.RepeatedCompositeFieldContainer[LossInfo]
-    def __init__(self, losses: _Optional[_Iterable[_Union[LossInfo, _Mapping]]] = ...) -> None: ...
+    losses: _containers.RepeatedCompositeFieldContainer[LossCard]
+    def __init__(self, losses: _Optional[_Iterable[_Union[LossCard, _Mapping]]] = ...) -> None: ...
 
-class LossInfo(_message.Message):
+class LossCard(_message.Message):
     __slots__ = ("name", "summary", "text", "parameters", "inputs", "source", "batchable")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]

@@ -55,12 +55,12 @@ def test_every_registered_loss_has_a_case():
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_the_card_is_complete(name):
     """The docstring describes every parameter and input, the result, the errors and the source."""
-    info = card(name)
+    found = card(name)
 
-    assert all(parameter.text for parameter in info.parameters), info.parameters
-    assert {i.name for i in info.inputs} == {"pred", "target", *LOSSES[name].INPUTS}
-    assert info.source
-    assert all(f"\n{section}:\n" in info.text for section in ("Returns", "Raises"))
+    assert all(parameter.text for parameter in found.parameters), found.parameters
+    assert {i.name for i in found.inputs} == {"pred", "target", *LOSSES[name].INPUTS}
+    assert found.source
+    assert all(f"\n{section}:\n" in found.text for section in ("Returns", "Raises"))
 
 
 @every_loss

@@ -237,13 +237,13 @@ def test_details_are_in_the_trailers(server):
     message, payloads = request(config={"type": "FocalLoss", "gamma": -1})
     error = raw(server, frame.write(message.SerializeToString(), payloads))
     (details,) = [i.value for i in error.trailing_metadata() if i.key == DETAILS]
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    reason, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     status = status_pb2.Status.FromString(details)
-    status.details[0].Unpack(info)
+    status.details[0].Unpack(reason)
     status.details[1].Unpack(bad)
 
-    assert (info.reason, info.domain) == ("SPEC", "lossserver")
-    assert dict(info.metadata) == {
+    assert (reason.reason, reason.domain) == ("SPEC", "lossserver")
+    assert dict(reason.metadata) == {
         "field": "config.gamma",
         "rule": "must be at least 0",
         "given": "-1.0",
