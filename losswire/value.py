@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from losswire import tensor
-from losswire.errors import MessageError, SpecError
+from losswire.errors import MessageError, SpecError, TensorError
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 
@@ -66,6 +66,8 @@ def pack(  # noqa: C901, PLR0912  (one case a kind)
                     raise SpecError("keys must be texts", field=field, given=repr(key))
                 packed = pack(item, payloads, f"{field}.{key}", depth + 1)
                 out.map_value.entries[key].CopyFrom(packed)
+        case _ if hasattr(value, "__array__"):
+            _append(_of_framework(value, field), out, payloads)
         case _:
             raise SpecError(
                 "must be None, bool, int, float, str, list, dict or array",
@@ -73,6 +75,18 @@ def pack(  # noqa: C901, PLR0912  (one case a kind)
                 given=type(value).__name__,
             )
     return out
+
+
+def _of_framework(value: Any, field: str) -> TensorBytes:
+    """An array of another framework (JAX, TensorFlow, torch), by NumPy's protocol for them."""
+    try:
+        return tensor.pack(np.asarray(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TensorError(
+            f"must be an array that NumPy can read ({error})",
+            field=field,
+            given=type(value).__name__,
+        ) from None
 
 
 def _append(given: TensorBytes, out: pb.Value, payloads: list[Buffer]) -> None:

@@ -4,12 +4,13 @@ import contextlib
 
 import numpy as np
 import pytest
+import torch
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from losswire import tensor, value
-from losswire.errors import LossError, MessageError, SpecError
+from losswire.errors import LossError, MessageError, SpecError, TensorError
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import MAX_DEPTH, Reader
 
@@ -44,6 +45,16 @@ def test_a_tree_of_tensors_survives_the_wire():
     reader.finish()
 
     np.testing.assert_equal(back, tree)
+
+
+def test_arrays_of_other_frameworks_travel():
+    """What NumPy can read, as it can JAX's and TensorFlow's arrays, is sent; what not, is said."""
+    back = Reader(payloads := [], tensor.unpack)
+    packed = value.pack({"pred": torch.arange(3.0)}, payloads)
+
+    np.testing.assert_equal(back.read(packed, "x"), {"pred": np.arange(3, dtype=np.float32)})
+    with pytest.raises(TensorError, match=r"pred: must be an array that NumPy can read .*detach"):
+        value.pack(torch.ones(2, requires_grad=True), [], "pred")
 
 
 def test_numpy_numbers_are_numbers():
