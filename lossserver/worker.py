@@ -1,14 +1,14 @@
 """One device, and who computes on it: jobs in, settled futures out.
 
 Large jobs, those computed alone, and all jobs of a device other than the CPU go
-to the device's one thread; it waits on a batch queue, computes what is due and hands the results
-back to the event loop, all of a batch in one wake-up.
+to the device's one thread; it waits on a batch queue, computes what is due and
+hands the results back to the event loop, all of a batch in one wake-up.
 
 Small jobs on the CPU are computed on the event loop itself. There a second
-thread costs more than it gives: each of the forty or so torch operations of a
+thread costs more than it gives: each of the sixty or so torch operations of a
 small loss lets go of the interpreter's lock and waits for the loop to yield it
-again. Batching is natural there too: whatever the loop decoded before it got
-round to computing goes together.
+again. A lone small job is computed where it arrived; where company is in sight
+it waits a moment for it (docs/decisions/0004).
 
 A job whose caller is gone, or whose deadline has passed, is dropped before it
 costs anything. If a batch raises, its jobs are computed one by one, so that

@@ -48,7 +48,9 @@ def refuse_outside(labels: Tensor, lowest: int, highest: int, allowed: str) -> N
     """Refuse labels out of lowest..highest, naming the worst."""
     if not labels.numel():
         return
-    values = labels.numpy()  # whose min and max, unlike torch's, hold on to the interpreter's lock
+    # On the CPU already, unless a job is computed alone on another device. NumPy's min and max,
+    # unlike torch's, hold on to the interpreter's lock.
+    values = labels.cpu().numpy()
     least, most = int(values.min()), int(values.max())
     if least < lowest or most > highest:
         given = least if least < lowest else most

@@ -74,13 +74,18 @@ class Cotangent:
         """dL/d(weight), shaped like `weight`; 0 where a row is not finite and its weight is 0."""
         assert self.weight is not None  # noqa: S101  (who asks has sent one)
         out = rows * self.scale if self.upstream is None else rows * self.scale * self.upstream
-        silent = (self.weight == 0) & ~rows.isfinite()
-        return out.expand(self.shape).masked_fill(silent, 0).sum_to_size(self.weight.shape)
+        out = out.expand(self.shape).masked_fill(_left_out(rows, self.weight), 0)
+        return out.sum_to_size(self.weight.shape)
 
 
 def weighted(rows: Tensor, weight: Tensor) -> Tensor:
     """rows · weight, but 0 where the weight is 0 and the row is not finite."""
-    return (rows * weight).masked_fill((weight == 0) & ~rows.isfinite(), 0)
+    return (rows * weight).masked_fill(_left_out(rows, weight), 0)
+
+
+def _left_out(rows: Tensor, weight: Tensor) -> Tensor:
+    # Not wherever the weight is 0: the gradient of a weight of 0 is its row.
+    return (weight == 0) & ~rows.isfinite()
 
 
 def cotangent(

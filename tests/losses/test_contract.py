@@ -226,6 +226,21 @@ def test_alone_is_as_in_a_batch(case):
     assert batched.grads["weight"].all()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_loss
+def test_on_cuda_as_on_the_cpu(case):
+    """Batched and alone, a CUDA device gives the CPU's loss and gradient."""
+    cuda = torch.device("cuda")
+    pred, target = case.inputs(4)
+    job = job_of(case.config, pred, target, weight=weight_of(case, pred, target, 0.5, 2, 0, 1))
+    (expected,) = compute([job], CPU)
+
+    for computed in (*compute([job, job], cuda), *compute([replace(job, rows=None)], cuda)):
+        torch.testing.assert_close(computed.losses, expected.losses)
+        torch.testing.assert_close(computed.grads, expected.grads)
+
+
 @every_loss
 def test_the_weight_of_a_row_that_is_not_finite(case):
     """The gradient of a weight of 0 on a NaN row is 0: it was left out."""
