@@ -8,6 +8,7 @@ card answers `ListLosses` and `lossserver losses NAME`.
 import functools
 import inspect
 import re
+import typing
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -33,13 +34,14 @@ def card(name: str) -> pb.LossCard:
     Raises:
         UnknownNameError: no loss of that name.
     """
+    name = LOSSES.full_name(name)
     cls = LOSSES[name]
     text = inspect.getdoc(cls) or ""
     sections = _sections(text)
     parameters = _entries(sections.get("Parameters", ""))
     inputs = _entries(sections.get("Inputs", ""))
     return pb.LossCard(
-        name=cls.__name__,
+        name=name,
         summary=text.splitlines()[0],
         text=text,
         parameters=[
@@ -69,4 +71,6 @@ def _entries(section: str) -> dict[str, str]:
 
 
 def _written(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(map(repr, typing.get_args(hint)))
     return hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)

@@ -13,6 +13,7 @@ half it could not even hold the scale that loss scaling multiplies it with.
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,41 +38,70 @@ def compute(batch: Sequence[Job], device: torch.device) -> list[Computed]:
 
 
 def _together(jobs: list[Rows], wrt: frozenset[str], device: torch.device) -> list[Computed]:
-    sizes = [len(job.pred) for job in jobs]
-    dtype = _precision([jobs[0].pred, jobs[0].target])
-    pred = _join([job.pred for job in jobs], device, dtype)
-    target = _join([job.target for job in jobs], device, dtype)
-    names = sorted(wrt & {"pred", "target"})
-    leaves = [(pred if name == "pred" else target).requires_grad_() for name in names]
+    first = jobs[0]
+    sizes = [len(job.leaves[0]) for job in jobs]
+    dtype = _precision(first.leaves)
+    columns = zip(*(job.leaves for job in jobs), strict=True)
+    joined = iter([_join(column, device, dtype) for column in columns])
+    inputs = {
+        name: map_tensors(lambda _: next(joined), tree) for name, tree in first.inputs.items()
+    }
+    names = sorted(wrt & inputs.keys())
+    leaves = _leaves(inputs, names)
     with torch.set_grad_enabled(bool(leaves)):
-        rows = jobs[0].formula.formula(pred, target)
+        rows = first.formula.formula(**inputs)
     parts = _split(rows.detach(), sizes)
     ends = [_placed(job.cotangent, device, dtype) for job in jobs]
     losses = _to_host([end.value(part) for end, part in zip(ends, parts, strict=True)])
     cotangent = _cat([end.of(part) for end, part in zip(ends, parts, strict=True)])
     grads = _grads([rows], leaves, [cotangent])
     if any(end.may_be_zero for end in ends):
-        grads = _silenced(grads, jobs[0].formula, cotangent)
+        grads = _silenced(grads, first.formula, cotangent)
     split = [[None] * len(jobs) if g is None else _split(g.cpu(), sizes) for g in grads]
-    if "weight" in wrt:
-        names.append("weight")
-        split.append([_of_weight(*each) for each in zip(ends, parts, jobs, strict=True)])
-    return [
-        Computed(
-            losses={"loss": _rounded(loss, [job.pred, job.target])},
-            grads={
-                name: None if grad is None else grad.to(getattr(job, name).dtype)
-                for name, grad in zip(names, own, strict=True)
-            },
-        )
-        for loss, job, *own in zip(losses, jobs, *split, strict=True)
+    own = [
+        _by_name(inputs, job.inputs, names, leaves, [column[i] for column in split])
+        for i, job in enumerate(jobs)
     ]
+    if "weight" in wrt:
+        for grad, end, part, job in zip(own, ends, parts, jobs, strict=True):
+            grad["weight"] = _of_weight(end, part, job)
+    return [
+        Computed(losses={"loss": _rounded(loss, job.leaves)}, grads=grad)
+        for loss, job, grad in zip(losses, jobs, own, strict=True)
+    ]
+
+
+def _leaves(inputs: Mapping[str, Any], names: list[str]) -> list[Tensor]:
+    """The floating-point tensors of the inputs of those names, from now on tracked by autograd."""
+    return [
+        leaf.requires_grad_()
+        for name in names
+        for leaf in tensors(inputs[name])
+        if leaf.is_floating_point()
+    ]
+
+
+def _by_name(
+    inputs: Mapping[str, Any],
+    sent: Mapping[str, Any],
+    names: list[str],
+    leaves: list[Tensor],
+    grads: Sequence[Tensor | None],
+) -> dict[str, Any]:
+    """For each of the names a tree of gradients, on the CPU and in the dtype of what was sent."""
+    found = dict(zip(map(id, leaves), grads, strict=True))
+
+    def grad_of(leaf: Tensor, own: Tensor) -> Tensor | None:
+        grad = found.get(id(leaf))
+        return None if grad is None else grad.to("cpu", own.dtype)
+
+    return {name: zip_tensors(grad_of, inputs[name], sent[name]) for name in names}
 
 
 def _of_weight(end: Cotangent, rows: Tensor, job: Rows) -> Tensor:
     """The gradient of the weight, shaped as it was sent."""
     assert job.weight is not None  # noqa: S101  (decode refuses a wrt that was not sent)
-    return end.of_weight(rows).reshape(job.weight.shape).cpu()
+    return end.of_weight(rows).reshape(job.weight.shape).to("cpu", job.weight.dtype)
 
 
 def _to_host(losses: list[Tensor]) -> Sequence[Tensor]:
@@ -93,32 +123,24 @@ def _silenced(
 
 def _alone(job: Job, device: torch.device) -> Computed:
     call = job.call
-    given = list(tensors(dict(call.inputs)))
+    given = list(tensors(call.inputs))
     dtype = _precision(given)
     place = functools.partial(_placed_tensor, device=device, dtype=dtype)
     inputs = {name: map_tensors(place, value) for name, value in call.inputs.items()}
     names = sorted(call.wrt)
-    leaves = [
-        leaf.requires_grad_()
-        for name in names
-        for leaf in tensors(inputs[name])
-        if leaf.is_floating_point()
-    ]
+    leaves = _leaves(inputs, names)
+    state = map_tensors(lambda one: one.to(device), call.state)
+    grad_output = {name: place(value) for name, value in call.grad_output.items()}
     with torch.set_grad_enabled(bool(leaves)):
-        grad_output = {name: place(value) for name, value in call.grad_output.items()}
-        outputs = job.loss.outputs(replace(call, inputs=inputs, grad_output=grad_output))
+        outputs, state = job.loss.step(
+            replace(call, inputs=inputs, grad_output=grad_output, state=state)
+        )
     upstream = [_upstream(name, out, grad_output) for name, out in outputs.items()]
-    grads = dict(
-        zip(map(id, leaves), _grads(list(outputs.values()), leaves, upstream), strict=True)
-    )
-
-    def grad_of(leaf: Tensor, own: Tensor) -> Tensor | None:
-        grad = grads.get(id(leaf))
-        return None if grad is None else grad.to("cpu", own.dtype)
-
+    grads = _grads(list(outputs.values()), leaves, upstream)
     return Computed(
         losses={name: _rounded(out.detach(), given) for name, out in outputs.items()},
-        grads={name: zip_tensors(grad_of, inputs[name], call.inputs[name]) for name in names},
+        grads=_by_name(inputs, call.inputs, names, leaves, grads),
+        state=map_tensors(lambda one: one.detach().cpu(), state),
     )
 
 
@@ -160,7 +182,7 @@ def _rounded(loss: Tensor, given: Sequence[Tensor]) -> Tensor:
     if not loss.dim():
         return loss.cpu()
     dtypes = [tensor.dtype for tensor in given if tensor.is_floating_point()]
-    return loss.to("cpu", functools.reduce(torch.promote_types, dtypes))
+    return loss.to("cpu", functools.reduce(torch.promote_types, dtypes or [loss.dtype]))
 
 
 def _placed_tensor(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -178,12 +200,12 @@ def _placed(end: Cotangent, device: torch.device, dtype: torch.dtype) -> Cotange
     return replace(end, weight=weight, upstream=upstream)
 
 
-def _join(parts: list[Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:
+def _join(parts: Sequence[Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:
     return _placed_tensor(_cat(parts), device, dtype)
 
 
-def _cat(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _cat(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _split(whole: Tensor, sizes: list[int]) -> Sequence[Tensor]:

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from lossserver.job import Job
-from lossserver.losses.rows import Call, Loss, Rows, RowwiseLoss, name_of
+from lossserver.losses.loss import Call, Loss, name_of
+from lossserver.losses.rows import Rows, RowwiseLoss
 from lossserver.registry import LOSSES, RefusedError, UnknownNameError
 from lossserver.tree import tensors
 from losswire import frame
@@ -66,7 +68,7 @@ def decode(message: bytes, deadline: float | None, future: "asyncio.Future[Any]"
     reader.finish()
     _check_names(loss, call, name)
     try:
-        rows = loss.rows(call) if isinstance(loss, RowwiseLoss) else None
+        rows = _rows(loss, call)
     except RefusedError as refusal:
         raise refused(refusal) from None
     return Job(
@@ -74,12 +76,19 @@ def decode(message: bytes, deadline: float | None, future: "asyncio.Future[Any]"
         loss=loss,
         call=call,
         rows=rows,
-        key=object() if rows is None else (rows.formula, _layout(rows.pred, rows.target, call.wrt)),
+        key=object() if rows is None else (rows.formula, _layout(rows.inputs), call.wrt),
         elements=_elements(call, rows),
         deadline=deadline,
         arrived=time.monotonic(),
         future=future,
     )
+
+
+def _rows(loss: Loss, call: Call) -> Rows | None:
+    if isinstance(loss, RowwiseLoss):
+        return loss.rows(call)
+    loss.check(call)
+    return None
 
 
 def _elements(call: Call, rows: Rows | None) -> int:
@@ -126,7 +135,7 @@ def _loss(serialised: bytes) -> tuple[str, Loss]:
         raise SpecError(
             refusal.rule, field=f"config.{refusal.field}", given=refusal.given
         ) from None
-    return type(loss).__name__, loss
+    return LOSSES.full_name(config["type"]), loss
 
 
 def _call(header: pb.ComputeHeader, reader: Reader) -> Call:
@@ -162,11 +171,16 @@ def _call(header: pb.ComputeHeader, reader: Reader) -> Call:
 
 
 def _check_names(loss: Loss, call: Call, name: str) -> None:
-    takes = {"pred", "target", *loss.INPUTS}
+    takes = loss.NEEDS | loss.TAKES
     if unknown := sorted(call.inputs.keys() - takes):
         raise SpecError(
             f"{name} takes the inputs {', '.join(sorted(takes))}", field="inputs", given=unknown[0]
         )
+    for needed in sorted(loss.NEEDS - call.inputs.keys()):
+        raise TensorError(f"{name} needs this input", field=needed, given="nothing")
+    for option in ("avg_factor", "reduction_override"):
+        if option not in loss.OPTIONS and (given := getattr(call, option)) is not None:
+            raise SpecError(f"{name} has no such option", field=option, given=given)
     if unknown := sorted(call.grad_output.keys() - loss.OUTPUTS):
         raise SpecError(
             f"the outputs of {name} are {', '.join(sorted(loss.OUTPUTS))}",
@@ -191,6 +205,9 @@ def _check_names(loss: Loss, call: Call, name: str) -> None:
             )
 
 
-def _layout(pred: Tensor, target: Tensor, wrt: frozenset[str]) -> tuple[Any, ...]:
+def _layout(tree: Any) -> Any:
     """What must be equal, besides the formula, for rows to be concatenated."""
-    return pred.dtype, pred.shape[1:], target.dtype, target.shape[1:], wrt
+    if isinstance(tree, Tensor):
+        return tree.dtype, tree.shape[1:]
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    return tuple((key, _layout(value)) for key, value in items)

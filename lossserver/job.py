@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lossserver.losses.rows import Call, Loss, Rows
+from lossserver.losses.loss import Call, Loss
+from lossserver.losses.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,18 +1,22 @@
 """Names to losses: what `{"type": "FocalLoss", "gamma": 2}` means.
 
 A name reaches here from a stranger's request, so it is looked up in a dict and
-nowhere else: no dotted paths, no imports, no fallback. The one scope that is
-understood is "mmdet.", which MMDetection's own configs write.
+nowhere else: no imports, no fallback. A scope is part of a name: "torch.HuberLoss",
+"CornerNet.AELoss". The scope "mmdet.", which MMDetection's own configs may write,
+is the same as none.
 """
 
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+#: Names that an error lists where none is near.
+MANY = 12
 
 
 class RefusedError(ValueError):
@@ -36,7 +40,7 @@ class UnknownNameError(LookupError):
 
 
 class Registry:
-    """A set of loss classes, by class name.
+    """A set of loss classes, by name.
 
     Example::
 
@@ -49,13 +53,31 @@ class Registry:
 
     def __init__(self) -> None:
         self._by_name: dict[str, type[Any]] = {}
+        self._aliases: dict[str, str] = {}
 
     def register(self, cls: type[T]) -> type[T]:
         """Add `cls` under its own name. Raises ValueError if the name is taken."""
-        if cls.__name__ in self._by_name:
-            raise ValueError(f"a loss named {cls.__name__!r} is already registered")
-        self._by_name[cls.__name__] = cls
-        return cls
+        return self.register_as(cls.__name__)(cls)
+
+    def register_as(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Add a class under this name, which usually has a scope: "torch.HuberLoss"."""
+
+        def register(cls: type[T]) -> type[T]:
+            if name in self._by_name or name in self._aliases:
+                raise ValueError(f"a loss named {name!r} is already registered")
+            self._by_name[name] = cls
+            return cls
+
+        return register
+
+    def alias(self, other: str, name: str) -> None:
+        """Let `other` be another name of the loss `name`."""
+        self._aliases[other] = self.full_name(name)
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Other names, and what they stand for."""
+        return self._aliases
 
     def build(self, config: Mapping[str, Any]) -> Any:
         """Make the loss that `config` describes.
@@ -68,25 +90,36 @@ class Registry:
         params = dict(config)
         if "type" not in params:
             raise RefusedError("type", "a config must name its loss", f"keys {sorted(params)}")
-        cls = self[params.pop("type")]
+        written = params.pop("type")
+        cls = self[written]
         known = {field.name: field for field in fields(cls)}
         hints = typing.get_type_hints(cls)
         for name, value in params.items():
             if name not in known:
                 near = _near(name, known)
-                raise RefusedError(name, f"{cls.__name__} has no such parameter{near}", repr(value))
+                raise RefusedError(name, f"{written} has no such parameter{near}", repr(value))
             params[name] = _typed(name, value, hints[name])
         for name, field in known.items():
             if name not in params and field.default is MISSING:
-                raise RefusedError(name, f"{cls.__name__} needs this parameter", "nothing")
+                raise RefusedError(name, f"{written} needs this parameter", "nothing")
         return cls(**params)
 
     def __getitem__(self, name: object) -> type[Any]:
+        return self._by_name[self.full_name(name)]
+
+    def full_name(self, name: object) -> str:
+        """The name under which a loss is registered, of any name it goes by.
+
+        Raises:
+            UnknownNameError: no loss of that name.
+        """
         if not isinstance(name, str):
             raise RefusedError("type", "the name of a loss must be a text", repr(name))
-        found = self._by_name.get(name.removeprefix("mmdet."))
-        if found is None:
-            raise UnknownNameError(f"no loss named {name[:64]!r}{_near(name, self)}")
+        plain = name.removeprefix("mmdet.")
+        found = self._aliases.get(plain, plain)
+        if found not in self._by_name:
+            near = _near(name, {**self._by_name, **self._aliases})
+            raise UnknownNameError(f"no loss named {name[:64]!r}{near}")
         return found
 
     def __iter__(self) -> Iterator[str]:
@@ -97,13 +130,19 @@ def _near(name: str, known: Any) -> str:
     by_lower = {other.lower(): other for other in known}
     near = difflib.get_close_matches(name.lower()[:64], by_lower, n=3, cutoff=0.5)
     names = [by_lower[other] for other in near] or sorted(by_lower.values())
-    return f"; {'near names' if near else 'there are'}: {', '.join(names)}"
+    listed = ", ".join(names[:MANY]) + (", …" if len(names) > MANY else "")
+    return f"; {'near names' if near else 'there are'}: {listed}"
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """`value` as `hint` wants it: an int may stand for a float, a list for a tuple."""
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for choice in choices:
+        if typing.get_origin(choice) is typing.Literal and isinstance(value, str):
+            if value in typing.get_args(choice):
+                return value
+        elif typing.get_origin(choice) is dict and isinstance(value, dict):
+            return value
         if choice is float and type(value) is int:
             return float(value)
         if typing.get_origin(choice) is tuple and isinstance(value, list | tuple):
@@ -111,8 +150,14 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             return tuple(_typed(f"{name}[{i}]", one, item) for i, one in enumerate(value))
         if type(value) is choice:
             return value
-    wanted = " or ".join(_WORDS.get(choice, str(choice)) for choice in choices)
+    wanted = " or ".join(_worded(choice) for choice in choices)
     raise RefusedError(name, f"must be {wanted}", repr(value))
+
+
+def _worded(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(typing.get_args(hint))
+    return "a map" if typing.get_origin(hint) is dict else _WORDS.get(hint, str(hint))
 
 
 _WORDS: dict[Any, str] = {
@@ -122,6 +167,8 @@ _WORDS: dict[Any, str] = {
     str: "a text",
     type(None): "None",
     tuple[float, ...]: "a list of numbers",
+    tuple[int, ...]: "a list of whole numbers",
+    tuple[str, ...]: "a list of texts",
 }
 
 LOSSES = Registry()

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossserver.losses.rows import name_of
+from lossserver.losses.loss import name_of
 from lossserver.registry import RefusedError
 
 

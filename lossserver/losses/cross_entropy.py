@@ -1,14 +1,16 @@
 """Cross entropies over classes: softmax, and one sigmoid a class."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from lossserver.losses.classes import labels_of, one_hot, refuse_outside, sigmoid_entropy
-from lossserver.losses.rows import Call, RowwiseLoss, name_of
+from lossserver.losses.loss import Call, name_of
+from lossserver.losses.rows import RowwiseLoss
 from lossserver.registry import LOSSES, RefusedError
 
 #: torch's default; upstream's None means it.
@@ -56,7 +58,7 @@ class CrossEntropyLoss(RowwiseLoss):
         of float64 scores to float32; here it stays float64.
     """
 
-    INPUTS: ClassVar[frozenset[str]] = frozenset({"weight", "ignore_index"})
+    TAKES: ClassVar[frozenset[str]] = frozenset({"weight", "ignore_index"})
     OUTSIDE: ClassVar[frozenset[str]] = frozenset({"reduction", "loss_weight", "avg_non_ignore"})
 
     use_sigmoid: bool = False
@@ -83,10 +85,10 @@ class CrossEntropyLoss(RowwiseLoss):
             raise RefusedError("ignore_index", "must be a whole number", type(given).__name__)
         return replace(self, ignore_index=given)
 
-    def fit(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    def fit(self, pred: Tensor, target: Tensor) -> tuple[dict[str, Any], tuple[int, ...]]:
         return (self._fit_sigmoid if self.use_sigmoid else self._fit_softmax)(pred, target)
 
-    def _fit_softmax(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    def _fit_softmax(self, pred: Tensor, target: Tensor) -> tuple[dict[str, Any], tuple[int, ...]]:
         if not pred.dim():
             raise RefusedError("pred", "must have a dimension of classes", list(pred.shape))
         axis = 1 if pred.dim() > 1 else 0
@@ -101,7 +103,7 @@ class CrossEntropyLoss(RowwiseLoss):
                 raise RefusedError(
                     "ignore_index", "goes with class indices, not with probabilities", self.ignored
                 )
-            return target, shape
+            return {"pred": pred, "target": target}, shape
         if target.shape != shape:
             raise RefusedError(
                 "target",
@@ -116,12 +118,12 @@ class CrossEntropyLoss(RowwiseLoss):
             classes - 1,
             f"in 0..{classes - 1}, or {self.ignored} to be ignored",
         )
-        return labels, shape
+        return {"pred": pred, "target": labels}, shape
 
-    def _fit_sigmoid(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    def _fit_sigmoid(self, pred: Tensor, target: Tensor) -> tuple[dict[str, Any], tuple[int, ...]]:
         if pred.shape == target.shape:
             self._check_class_weight({1, *pred.shape[-1:]}, pred.shape[-1] if pred.dim() else 1)
-            return target, tuple(pred.shape)
+            return {"pred": pred, "target": target}, tuple(pred.shape)
         if pred.dim() != 2 or target.shape != pred.shape[:1]:
             raise RefusedError(
                 "target",
@@ -129,7 +131,7 @@ class CrossEntropyLoss(RowwiseLoss):
                 list(target.shape),
             )
         self._check_class_weight({1, pred.shape[1]}, pred.shape[1])
-        return labels_of(target), tuple(pred.shape)
+        return {"pred": pred, "target": labels_of(target)}, tuple(pred.shape)
 
     def _check_class_weight(self, allowed: set[int], classes: object) -> None:
         if self.class_weight is not None and len(self.class_weight) not in allowed:
@@ -139,29 +141,32 @@ class CrossEntropyLoss(RowwiseLoss):
                 len(self.class_weight),
             )
 
-    def fit_weight(self, weight: Tensor, target: Tensor, rows: tuple[int, ...]) -> Tensor:
-        if not self.use_sigmoid or tuple(target.shape) == rows:
+    def fit_weight(
+        self, weight: Tensor, inputs: Mapping[str, Any], shape: tuple[int, ...]
+    ) -> Tensor:
+        if not self.use_sigmoid or tuple(inputs["target"].shape) == shape:
             return weight
-        if weight.numel() != rows[0]:
+        if weight.numel() != shape[0]:
             raise RefusedError(
-                "weight", f"must be [N] for class indices, here {[rows[0]]}", list(weight.shape)
+                "weight", f"must be [N] for class indices, here {[shape[0]]}", list(weight.shape)
             )
         return weight.reshape(-1, 1)
 
-    def aligned(self, pred: Tensor, target: Tensor) -> bool:
+    def aligned(self, inputs: Mapping[str, Any]) -> bool:
         # Softmax of [C] scores is one row without a dimension for it.
-        return (self.use_sigmoid or pred.dim() > 1) and super().aligned(pred, target)
+        return (self.use_sigmoid or inputs["pred"].dim() > 1) and super().aligned(inputs)
 
-    def own_avg_factor(self, target: Tensor, rows: tuple[int, ...]) -> float | None:
+    def own_avg_factor(self, inputs: Mapping[str, Any], shape: tuple[int, ...]) -> float | None:
         if not self.avg_non_ignore:
             return None
+        target = inputs["target"]
         counted = target != self.ignored
         if self.use_sigmoid:
             counted &= target >= 0
         # One-hot labels count once a class.
-        return float(counted.sum()) * (math.prod(rows[1:]) if target.dim() < len(rows) else 1)
+        return float(counted.sum()) * (math.prod(shape[1:]) if target.dim() < len(shape) else 1)
 
-    def reach(self, zero: Tensor, pred: Tensor) -> Tensor:
+    def reach(self, zero: Tensor, leaf: Tensor) -> Tensor:
         return zero if self.use_sigmoid else zero.unsqueeze(1)
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Focal losses: cross entropies that down-weight what is already easy."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +63,7 @@ class FocalLoss(Elementwise):
         if not 0 <= self.alpha <= 1:
             raise RefusedError("alpha", "must be in [0, 1]", self.alpha)
 
-    def fit(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    def fit(self, pred: Tensor, target: Tensor) -> tuple[dict[str, Any], tuple[int, ...]]:
         if self.activated:
             outside = pred[(pred < 0) | (pred > 1)]
             if len(outside):
@@ -69,7 +71,7 @@ class FocalLoss(Elementwise):
                     "pred", "probabilities (activated=True) must be in [0, 1]", float(outside[0])
                 )
         if target.dim() == pred.dim():
-            return super().fit(pred, target)
+            return super().fit(pred=pred, target=target)
         if pred.dim() != 2 or target.shape != pred.shape[:1]:
             raise RefusedError(
                 "target",
@@ -79,19 +81,21 @@ class FocalLoss(Elementwise):
         classes = pred.shape[1]
         labels = labels_of(target)
         refuse_outside(labels, 0, classes, f"in 0..{classes}, where {classes} is background")
-        return labels, tuple(pred.shape)
+        return {"pred": pred, "target": labels}, tuple(pred.shape)
 
-    def fit_weight(self, weight: Tensor, target: Tensor, rows: tuple[int, ...]) -> Tensor:
-        if weight.shape == rows:
+    def fit_weight(
+        self, weight: Tensor, inputs: Mapping[str, Any], shape: tuple[int, ...]
+    ) -> Tensor:
+        if weight.shape == shape:
             return weight
-        if weight.dim() and len(rows) == 2:
-            if weight.shape[0] == rows[0]:
+        if weight.dim() and len(shape) == 2:
+            if weight.shape[0] == shape[0]:
                 return weight.reshape(-1, 1)
-            if weight.numel() == math.prod(rows):
-                return weight.reshape(rows)
+            if weight.numel() == math.prod(shape):
+                return weight.reshape(shape)
         raise RefusedError(
             "weight",
-            f"must be [N], [N, 1], [N, C] or [N·C] for a loss of {list(rows)}",
+            f"must be [N], [N, 1], [N, C] or [N·C] for a loss of {list(shape)}",
             list(weight.shape),
         )
 

@@ -1,33 +1,35 @@
 """Losses of a difference, element by element: boxes, offsets, maps."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossserver.losses.cotangent import broadcast, weighted
-from lossserver.losses.rows import Call, Elementwise, Rows, tensor_of
+from lossserver.losses.cotangent import broadcast
+from lossserver.losses.rows import Elementwise
+from lossserver.losses.shortcut import ShortCut
 from lossserver.registry import LOSSES, RefusedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference(Elementwise):
+class Difference(ShortCut, Elementwise):
     """A loss with two short cuts of MMDetection 3.
 
     An empty target makes the loss Σ pred · 0, a scalar whatever the reduction,
-    and pred's shape is not looked at. Where a weight is given and none of it
-    is above 0, the loss is Σ pred · weight, again a scalar, and nothing else is
-    looked at: not loss_weight, not avg_factor, not the reduction. (Weights of 0
-    make that 0; negative ones do not.)
+    and pred's shape is not looked at. The other is that of `ShortCut`.
     """
 
-    def fit(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    def fit(self, pred: Tensor, target: Tensor) -> tuple[dict[str, Any], tuple[int, ...]]:
         refuse_bool(target)
-        return (target, ()) if target.numel() == 0 else super().fit(pred, target)
+        if target.numel() == 0:
+            return {"pred": pred, "target": target}, ()
+        return super().fit(pred=pred, target=target)
 
-    def aligned(self, pred: Tensor, target: Tensor) -> bool:
-        return target.numel() > 0 and super().aligned(pred, target)
+    def aligned(self, inputs: Mapping[str, Any]) -> bool:
+        return inputs["target"].numel() > 0 and super().aligned(inputs)
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
         return pred.sum() * 0 if target.numel() == 0 else self.of_difference(pred - target)
@@ -35,23 +37,6 @@ class Difference(Elementwise):
     @abstractmethod
     def of_difference(self, difference: Tensor) -> Tensor:
         """ℓ, shaped like `difference`, pred - target."""
-
-    def rows(self, call: Call) -> Rows | None:
-        return None if self._weighs_nothing(call) else super().rows(call)
-
-    def outputs(self, call: Call) -> dict[str, Tensor]:
-        if not self._weighs_nothing(call):
-            return super().outputs(call)
-        pred, weight = tensor_of(call, "pred"), tensor_of(call, "weight")
-        if pred.dim() == weight.dim() + 1:
-            weight = weight.unsqueeze(1)
-        broadcast("weight", weight, tuple(pred.shape), "pred")
-        return {"loss": weighted(pred, weight).sum()}
-
-    def _weighs_nothing(self, call: Call) -> bool:
-        if call.inputs.get("weight") is None:
-            return False
-        return not torch.any(tensor_of(call, "weight") > 0)
 
 
 @LOSSES.register
@@ -155,12 +140,13 @@ class MSELoss(Elementwise):
         MMDetection 3.3.0, `MSELoss`.
     """
 
-    def fit(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    def fit(self, pred: Tensor, target: Tensor) -> tuple[dict[str, Any], tuple[int, ...]]:
         refuse_bool(target)
-        return target, broadcast("target", target, tuple(pred.shape), "pred")
+        shape = broadcast("target", target, tuple(pred.shape), "pred")
+        return {"pred": pred, "target": target}, shape
 
-    def aligned(self, pred: Tensor, target: Tensor) -> bool:
-        return pred.shape == target.shape and super().aligned(pred, target)
+    def aligned(self, inputs: Mapping[str, Any]) -> bool:
+        return inputs["pred"].shape == inputs["target"].shape and super().aligned(inputs)
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
         return (pred - target).square()

@@ -1,68 +1,132 @@
-"""What a loss promises: how it is called, and whether its rows are independent.
+"""Losses that are a formula over rows: MMDetection's five steps, and who may share a batch.
 
-    Loss          computed alone, by autograd through everything. The default.
-    RowwiseLoss   row i of its formula reads row i of its inputs and nothing
-                  else, so calls of different callers are concatenated along
-                  rows, computed once and split.
+    sample → formula → weight → reduce → scale
 
-tests/losses/test_contract.py holds every registered loss to its promise.
+    WeightedLoss   the five steps, computed alone: a row may read the others.
+    RowwiseLoss    row i of the formula reads row i of its inputs and nothing
+                   else, so calls of different callers are concatenated along
+                   rows, computed once and split.
+    Elementwise    and element j of row i reads element j of the prediction.
+
+Weight, reduce and scale are one linear step, the cotangent (cotangent.py).
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
-from lossserver.losses.cotangent import REDUCTIONS, Cotangent, cotangent
+from lossserver.losses.cotangent import Cotangent
+from lossserver.losses.loss import Call, ReducedLoss, floating, tensor_of
 from lossserver.registry import RefusedError
+from lossserver.tree import tensors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Call:
-    """What one call brings: its inputs, and how it wants them reduced.
+class Sample:
+    """The first step: what of a call the formula reads, and how much its rows count.
 
     Attributes:
-        inputs: by name; tensors on the CPU, trees of tensors, or plain values.
-        wrt: names of the inputs whose gradients are wanted.
-        reduction_override: replaces the loss's own reduction.
-        avg_factor: divisor of a mean.
-        grad_output: upstream gradient by name of output; absent is ones.
-        state: what a loss that remembers returned last.
+        inputs: by name, as the formula reads them: tensors, or trees of them.
+        shape: of ℓ.
+        weight: broadcasts with ℓ; None is 1.
+        avg_factor: the divisor of a mean for which the call gives none; None is the number of
+            elements.
     """
 
     inputs: Mapping[str, Any]
-    wrt: frozenset[str] = frozenset()
-    reduction_override: str | None = None
+    shape: tuple[int, ...]
+    weight: Tensor | None = None
     avg_factor: float | None = None
-    grad_output: Mapping[str, Tensor] = field(default_factory=dict)
-    state: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss(ABC):
-    """A loss, built from a config; computed alone.
+class WeightedLoss(ReducedLoss):
+    """A formula of a call's inputs, then weight, reduce and scale.
 
     Class attributes:
-        INPUTS: names a call may carry besides `pred` and `target`.
-        OUTPUTS: names of its outputs.
-        REMEMBERS: it takes a state and returns the next one.
+        ROWS: names of the inputs that the formula reads.
+        TREES: names of those that may be a tree of tensors; the others must be one tensor.
     """
 
-    INPUTS: ClassVar[frozenset[str]] = frozenset()
-    OUTPUTS: ClassVar[frozenset[str]] = frozenset({"loss"})
-    REMEMBERS: ClassVar[bool] = False
+    ROWS: ClassVar[tuple[str, ...]] = ("pred", "target")
+    TREES: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def outputs(self, call: Call) -> dict[str, Tensor]:
-        """The named outputs of a call, differentiable in its inputs.
+    def formula(self, *args: Any, **inputs: Any) -> Tensor:
+        """ℓ [N, ...], unreduced, of the fitted inputs by name: formula(pred=..., target=...)."""
+
+    def fit(self, *args: Any, **inputs: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """The inputs by name, as the formula reads them, and the shape of ℓ.
+
+        Called on the CPU, before anything reaches a device: whatever could
+        raise there must be refused here. A floating-point tensor must be
+        handed on as it is, since its gradient is the caller's.
+
+        Raises:
+            RefusedError: they do not fit together.
+        """
+        pred, target = inputs["pred"], inputs["target"]
+        if pred.shape != target.shape:
+            raise RefusedError(
+                "target", f"must be shaped like pred, {list(pred.shape)}", list(target.shape)
+            )
+        return inputs, tuple(pred.shape)
+
+    def for_call(self, call: Call) -> Self:
+        """The loss with what this call overrides."""
+        return self
+
+    def fit_weight(
+        self, weight: Tensor, inputs: Mapping[str, Any], shape: tuple[int, ...]
+    ) -> Tensor:
+        """The weight, reshaped so that it broadcasts with ℓ, whose shape is `shape`."""
+        return weight
+
+    def own_avg_factor(self, inputs: Mapping[str, Any], shape: tuple[int, ...]) -> float | None:
+        """The divisor of a mean for which the call gives none; None is the number of elements."""
+        return None
+
+    def sample(self, call: Call) -> Sample:
+        """What of the call the formula reads, and how much its rows count.
 
         Raises:
             RefusedError: the inputs do not fit the loss.
         """
+        given = {
+            name: call.inputs[name] if name in self.TREES else tensor_of(call, name)
+            for name in self.ROWS
+            if call.inputs.get(name) is not None
+        }
+        if isinstance(given.get("pred"), Tensor):
+            floating(given["pred"], "pred")
+        inputs, shape = self.fit(**given)
+        weight = None
+        if call.inputs.get("weight") is not None:
+            weight = self.fit_weight(tensor_of(call, "weight"), inputs, shape)
+        return Sample(
+            inputs=inputs,
+            shape=shape,
+            weight=weight,
+            avg_factor=self.own_avg_factor(inputs, shape),
+        )
+
+    def outputs(self, call: Call) -> dict[str, Tensor]:
+        loss, sample, ends = self._start(call)
+        return {"loss": ends.value(loss.formula(**sample.inputs))}
+
+    def check(self, call: Call) -> None:
+        self._start(call)
+
+    def _start(self, call: Call) -> tuple[Self, Sample, Cotangent]:
+        """The loss for this call, what its formula reads, and all that comes after the formula."""
+        loss = self.for_call(call)
+        sample = loss.sample(call)
+        ends = loss.ends(call, sample.shape, weight=sample.weight, avg_factor=sample.avg_factor)
+        return loss, sample, ends
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,83 +135,38 @@ class Rows:
 
     Attributes:
         formula: the loss, bare. Calls with equal formulas are computed together.
-        pred: [N, ...], float.
-        target: [N, ...].
+        inputs: what the formula reads, by name; tensors [N, ...], or trees of them.
         weight: as it was sent; None if it was not.
         cotangent: how the call's rows become its loss.
     """
 
     formula: "RowwiseLoss"
-    pred: Tensor
-    target: Tensor
+    inputs: Mapping[str, Any]
     weight: Tensor | None
     cotangent: Cotangent
 
+    @cached_property
+    def leaves(self) -> list[Tensor]:
+        """The tensors of all inputs, in order."""
+        return list(tensors(self.inputs))
+
 
 @dataclass(frozen=True, kw_only=True)
-class RowwiseLoss(Loss):
-    """A loss whose row i depends on row i of pred and target, and on nothing else.
-
-    Parameters:
-        reduction: "mean", "sum" or "none".
-        loss_weight: factor of the result, also of an unreduced one.
-    """
-
-    INPUTS: ClassVar[frozenset[str]] = frozenset({"weight"})
+class RowwiseLoss(WeightedLoss):
+    """A loss whose row i depends on row i of its inputs, and on nothing else."""
 
     #: Parameters that do not change the formula, and so do not keep two calls apart.
     OUTSIDE: ClassVar[frozenset[str]] = frozenset({"reduction", "loss_weight"})
 
-    reduction: str = "mean"
-    loss_weight: float = 1.0
+    def aligned(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether all inputs have rows, and as many of them."""
+        sizes = {len(leaf) if leaf.dim() else None for leaf in tensors(inputs)}
+        return len(sizes) == 1 and None not in sizes
 
-    def __post_init__(self) -> None:
-        # "elementwise_mean" is an old name of "mean" that upstream still takes, but not with
-        # avg_factor and not as an override.
-        if self.reduction not in (*REDUCTIONS, "elementwise_mean"):
-            raise RefusedError(
-                "reduction", f"must be one of {', '.join(REDUCTIONS)}", self.reduction
-            )
-
-    @abstractmethod
-    def formula(self, pred: Tensor, target: Tensor) -> Tensor:
-        """ℓ [N, ...], unreduced."""
-
-    def for_call(self, call: Call) -> Self:
-        """The loss with what this call overrides."""
-        return self
-
-    def fit(self, pred: Tensor, target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """The target as the formula reads it, and the shape of ℓ.
-
-        Called on the CPU, before anything reaches a device: whatever could
-        raise there must be refused here.
-
-        Raises:
-            RefusedError: target does not fit pred.
-        """
-        if pred.shape != target.shape:
-            raise RefusedError(
-                "target", f"must be shaped like pred, {list(pred.shape)}", list(target.shape)
-            )
-        return target, tuple(pred.shape)
-
-    def fit_weight(self, weight: Tensor, target: Tensor, rows: tuple[int, ...]) -> Tensor:
-        """The weight, reshaped so that it broadcasts with ℓ, whose shape is `rows`."""
-        return weight
-
-    def aligned(self, pred: Tensor, target: Tensor) -> bool:
-        """Whether pred and target have rows, and as many of them."""
-        return pred.dim() > 0 and target.dim() > 0 and len(pred) == len(target)
-
-    def own_avg_factor(self, target: Tensor, rows: tuple[int, ...]) -> float | None:
-        """The divisor of a mean for which the call gives none; None is the number of elements."""
-        return None
-
-    def reach(self, zero: Tensor, pred: Tensor) -> Tensor:
-        """Where no gradient reaches pred, from where the cotangent is zero (bool, ℓ's shape)."""
+    def reach(self, zero: Tensor, leaf: Tensor) -> Tensor:
+        """Where no gradient reaches an input, from where the cotangent is zero (bool, ℓ's shape)."""
         own = zero.flatten(1).all(1) if zero.dim() > 1 else zero
-        return own.view(-1, *[1] * (pred.dim() - 1))
+        return own.view(-1, *[1] * (leaf.dim() - 1))
 
     @cached_property
     def bare(self) -> Self:
@@ -161,69 +180,19 @@ class RowwiseLoss(Loss):
         Raises:
             RefusedError: the inputs do not fit the loss.
         """
-        pred, target, ends = self._ends(call)
-        if not self.aligned(pred, target):
+        loss, sample, ends = self._start(call)
+        if not self.aligned(sample.inputs) or not call.wrt <= {"weight", *sample.inputs}:
             return None
         return Rows(
-            formula=self.for_call(call).bare,
-            pred=pred,
-            target=target,
+            formula=loss.bare,
+            inputs=sample.inputs,
             weight=call.inputs.get("weight"),
             cotangent=ends,
         )
-
-    def outputs(self, call: Call) -> dict[str, Tensor]:
-        pred, target, ends = self._ends(call)
-        return {"loss": ends.value(self.for_call(call).formula(pred, target))}
-
-    def _ends(self, call: Call) -> tuple[Tensor, Tensor, Cotangent]:
-        """Pred and target as the formula reads them, and all that comes after it."""
-        loss = self.for_call(call)
-        reduction = self.reduction
-        if call.reduction_override is not None:
-            reduction = call.reduction_override
-            if reduction not in REDUCTIONS:
-                raise RefusedError(
-                    "reduction_override", f"must be one of {', '.join(REDUCTIONS)}", reduction
-                )
-        pred = tensor_of(call, "pred")
-        if not pred.is_floating_point():
-            raise RefusedError("pred", "must be floating point", name_of(pred.dtype))
-        target, shape = loss.fit(pred, tensor_of(call, "target"))
-        weight = None
-        if call.inputs.get("weight") is not None:
-            weight = loss.fit_weight(tensor_of(call, "weight"), target, shape)
-        avg_factor = call.avg_factor
-        if avg_factor is None and reduction == "mean":
-            avg_factor = loss.own_avg_factor(target, shape)
-        ends = cotangent(
-            shape,
-            weight=weight,
-            reduction=reduction,
-            avg_factor=avg_factor,
-            loss_weight=self.loss_weight,
-            upstream=call.grad_output.get("loss"),
-        )
-        return pred, target, ends
 
 
 class Elementwise(RowwiseLoss):
     """A rowwise loss whose every element reads the same element of pred."""
 
-    def reach(self, zero: Tensor, pred: Tensor) -> Tensor:
-        return zero
-
-
-def tensor_of(call: Call, name: str) -> Tensor:
-    """The input of that name, which must be one tensor."""
-    value = call.inputs.get(name)
-    if isinstance(value, Tensor):
-        return value
-    raise RefusedError(
-        name, "must be one tensor", "nothing" if value is None else type(value).__name__
-    )
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """A dtype as users write it: float32, not torch.float32."""
-    return str(dtype).removeprefix("torch.")
+    def reach(self, zero: Tensor, leaf: Tensor) -> Tensor:
+        return zero if zero.shape == leaf.shape else super().reach(zero, leaf)

@@ -100,6 +100,13 @@ def goldens() -> list[Golden]:
     ]
 
 
+def golden_names() -> set[str]:
+    """Names of the losses that golden cases of this set check."""
+    return {
+        golden.case["cfg"]["type"] for golden in goldens() if "type" in golden.case["cfg"]
+    } & set(LOSSES)
+
+
 @cache
 def _file(name: str) -> dict[str, Tensor]:
     return load_file(FOLDER / name)

@@ -82,7 +82,7 @@ REFUSED = [
         "takes the inputs pred, target, weight; given pos",
     ),
     (FOCAL, {"pred": None, "target": None}, "TensorError", "inputs: .* at least one tensor"),
-    (FOCAL, {"target": None}, "TensorError", "target: must be one tensor; given nothing"),
+    (FOCAL, {"target": None}, "TensorError", "target: FocalLoss needs this input; given nothing"),
     (FOCAL, {"pred": [floats(2, 3)]}, "TensorError", "pred: must be one tensor; given list"),
     (FOCAL, {"pred": labels(1, 2)}, "TensorError", "pred: a gradient goes with a .* given int64"),
     (

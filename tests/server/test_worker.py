@@ -9,7 +9,8 @@ import torch
 
 from lossserver.batch import BatchLimits
 from lossserver.job import Job
-from lossserver.losses.rows import Call, Elementwise
+from lossserver.losses.loss import Call
+from lossserver.losses.rows import Elementwise
 from lossserver.worker import SMALL, Worker
 from losswire.errors import DeadlineError
 

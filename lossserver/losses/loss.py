@@ -1,0 +1,237 @@
+"""What every loss says of itself, and what a call brings to it.
+
+    Loss              computed alone, by autograd through everything. The default.
+    ReducedLoss       has MMDetection's `reduction` and `loss_weight`.
+    RememberingLoss   takes a state and returns the next one.
+
+rows.py has the losses that are a formula over rows, and those that share a batch.
+tests/losses/test_contract.py holds every registered loss to what it promises.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lossserver.losses.cotangent import REDUCTIONS, Cotangent, cotangent
+from lossserver.registry import RefusedError
+
+#: Pairs (or larger tuples) that a loss which compares everything with everything may look at: 256
+#: MiB of float32, a batch of 8,192. A quadratic loss must not be asked for memory that was not sent.
+MAX_PAIRS = 1 << 26
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Call:
+    """What one call brings: its inputs, and how it wants them reduced.
+
+    Attributes:
+        inputs: by name; tensors on the CPU, trees of tensors, or plain values.
+        wrt: names of the inputs whose gradients are wanted.
+        reduction_override: replaces the loss's own reduction.
+        avg_factor: divisor of a mean.
+        grad_output: upstream gradient by name of output; absent is ones.
+        state: what a loss that remembers returned last; None at the first call.
+    """
+
+    inputs: Mapping[str, Any]
+    wrt: frozenset[str] = frozenset()
+    reduction_override: str | None = None
+    avg_factor: float | None = None
+    grad_output: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(ABC):
+    """A loss, built from a config; computed alone.
+
+    Class attributes:
+        NEEDS: names of the inputs a call must carry.
+        TAKES: names of the inputs it may carry besides.
+        OPTIONS: which of avg_factor and reduction_override it may carry.
+        OUTPUTS: names of its outputs.
+        REMEMBERS: it takes a state and returns the next one.
+    """
+
+    NEEDS: ClassVar[frozenset[str]] = frozenset({"pred", "target"})
+    TAKES: ClassVar[frozenset[str]] = frozenset()
+    OPTIONS: ClassVar[frozenset[str]] = frozenset()
+    OUTPUTS: ClassVar[frozenset[str]] = frozenset({"loss"})
+    REMEMBERS: ClassVar[bool] = False
+
+    @abstractmethod
+    def check(self, call: Call) -> None:
+        """Refuse a call that does not fit the loss.
+
+        Called on the CPU, before anything reaches a device: whatever could
+        raise there, or ask for far more memory than was sent, must be refused
+        here.
+
+        Raises:
+            RefusedError: the inputs do not fit.
+        """
+
+    @abstractmethod
+    def outputs(self, call: Call) -> dict[str, Tensor]:
+        """The named outputs of a checked call, differentiable in its inputs."""
+
+    def step(self, call: Call) -> tuple[dict[str, Tensor], Any]:
+        """The outputs, and the next state: a dict of tensors, or None if it does not remember."""
+        return self.outputs(call), None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReducedLoss(Loss):
+    """A loss of rows that are weighted, reduced and scaled as MMDetection does it.
+
+    Parameters:
+        reduction: "mean", "sum" or "none".
+        loss_weight: factor of the result, also of an unreduced one.
+    """
+
+    TAKES: ClassVar[frozenset[str]] = frozenset({"weight"})
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"avg_factor", "reduction_override"})
+
+    reduction: str = "mean"
+    loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        # "elementwise_mean" is an old name of "mean" that upstream still takes, but not with
+        # avg_factor and not as an override.
+        if self.reduction not in (*REDUCTIONS, "elementwise_mean"):
+            raise RefusedError(
+                "reduction", f"must be one of {', '.join(REDUCTIONS)}", self.reduction
+            )
+
+    def reduction_of(self, call: Call) -> str:
+        """The call's reduction, or else the loss's own."""
+        if call.reduction_override is None:
+            return self.reduction
+        if call.reduction_override not in REDUCTIONS:
+            raise RefusedError(
+                "reduction_override",
+                f"must be one of {', '.join(REDUCTIONS)}",
+                call.reduction_override,
+            )
+        return call.reduction_override
+
+    def ends(
+        self,
+        call: Call,
+        shape: tuple[int, ...],
+        *,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        output: str = "loss",
+    ) -> Cotangent:
+        """Weight, reduce and scale, for rows ℓ of that shape.
+
+        Parameters:
+            call: whose avg_factor and reduction win over the loss's own.
+            shape: of ℓ.
+            weight: broadcasts with ℓ.
+            avg_factor: divisor of a mean for which the call gives none; None is the number of
+                elements.
+            output: the name of this output, whose upstream gradient the call may bring.
+        """
+        reduction = self.reduction_of(call)
+        if call.avg_factor is not None:
+            avg_factor = call.avg_factor
+        elif reduction != "mean":
+            avg_factor = None
+        return cotangent(
+            shape,
+            weight=weight,
+            reduction=reduction,
+            avg_factor=avg_factor,
+            loss_weight=self.loss_weight,
+            upstream=call.grad_output.get(output),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RememberingLoss(ReducedLoss):
+    """A loss whose value depends on the calls before: its state comes and goes with each call."""
+
+    REMEMBERS: ClassVar[bool] = True
+
+    @abstractmethod
+    def initial(self) -> dict[str, Tensor]:
+        """The state before the first call: float32 tensors by name.
+
+        Called only with a config that fits the inputs, so that no size in it
+        is larger than what was sent.
+        """
+
+    @abstractmethod
+    def step(self, call: Call) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The outputs, and the next state."""
+
+    def outputs(self, call: Call) -> dict[str, Tensor]:
+        return self.step(call)[0]
+
+    def state_of(self, call: Call) -> dict[str, Tensor]:
+        """The call's state, as a copy of its own, or the initial one.
+
+        Raises:
+            RefusedError: it has not the names, shapes and dtypes of the initial one.
+        """
+        initial = self.initial()
+        if call.state is None:
+            device = tensor_of(call, "pred").device
+            return {name: value.to(device) for name, value in initial.items()}
+        if not isinstance(call.state, dict) or call.state.keys() != initial.keys():
+            given = (
+                sorted(call.state) if isinstance(call.state, dict) else type(call.state).__name__
+            )
+            raise RefusedError("state", f"must have exactly {', '.join(sorted(initial))}", given)
+        for name, expected in initial.items():
+            value = call.state[name]
+            if not isinstance(value, Tensor) or value.shape != expected.shape:
+                given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise RefusedError(
+                    f"state.{name}", f"must be a tensor of {list(expected.shape)}", given
+                )
+            if not value.is_floating_point():
+                raise RefusedError(f"state.{name}", "must be floating point", name_of(value.dtype))
+        return {name: value.detach().float().clone() for name, value in call.state.items()}
+
+
+def tensor_of(call: Call, name: str) -> Tensor:
+    """The input of that name, which must be one tensor."""
+    value = call.inputs.get(name)
+    if isinstance(value, Tensor):
+        return value
+    raise RefusedError(
+        name, "must be one tensor", "nothing" if value is None else type(value).__name__
+    )
+
+
+def floating(tensor: Tensor, name: str) -> Tensor:
+    """The tensor, which must be floating point."""
+    if tensor.is_floating_point():
+        return tensor
+    raise RefusedError(name, "must be floating point", name_of(tensor.dtype))
+
+
+def require(holds: bool, field: str, rule: str, given: object) -> None:
+    """Refuse what was given for the field unless its rule holds."""
+    if not holds:
+        raise RefusedError(field, rule, given)
+
+
+def refuse_pairs(count: int, of: str) -> None:
+    """Refuse to compare so many pairs, `of` saying what they are pairs of."""
+    if count > MAX_PAIRS:
+        raise RefusedError(
+            "pred", f"must not make over {MAX_PAIRS} pairs of {of}; send fewer rows", count
+        )
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """A dtype as users write it: float32, not torch.float32."""
+    return str(dtype).removeprefix("torch.")

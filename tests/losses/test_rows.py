@@ -1,0 +1,117 @@
+"""What a loss promises whose rows are independent: that no neighbour is ever noticed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lossserver.losses.rows import RowwiseLoss
+from lossserver.registry import LOSSES
+from tests.losses.calls import answer, assert_all_close, job_of, poisoned, results, unreduced
+from tests.losses.cases import CASES
+
+ROWWISE = [case for case in CASES if issubclass(LOSSES[case.config["type"]], RowwiseLoss)]
+WEIGHTED = [case for case in ROWWISE if "weight" in LOSSES[case.config["type"]].TAKES]
+
+every_rowwise = pytest.mark.parametrize("case", ROWWISE, ids=str)
+every_weighted = pytest.mark.parametrize("case", WEIGHTED, ids=str)
+
+
+def weighing(case, inputs, *values):
+    """The inputs with a weight a row."""
+    weight = torch.tensor(values, dtype=torch.float64)
+    if case.weights == "column":
+        rows = unreduced(case, inputs, wrt=()).loss
+        weight = weight.view(-1, *[1] * (rows.dim() - 1))
+    return inputs | {"weight": weight}
+
+
+@every_rowwise
+def test_no_row_feels_its_neighbour(case):
+    """A NaN in one row changes no other row: not its loss, not its gradient."""
+    inputs = case.inputs(6)
+    others = [0, 1, 3, 4, 5]
+    clean, sick = unreduced(case, inputs), unreduced(case, poisoned(inputs, 2, torch.nan))
+
+    assert torch.equal(clean.loss[others], sick.loss[others])
+    assert torch.equal(clean.grad[others], sick.grad[others])
+    assert sick.loss[2].isnan().any()
+
+
+@every_weighted
+def test_a_row_without_weight_is_silent(case):
+    """Where the weight is 0, loss and gradient are 0, even if the row is NaN or infinite."""
+    inputs = weighing(case, case.inputs(6), 1, 0, 0, 1, 1, 1)
+    inputs = poisoned(inputs, 2, torch.nan)
+    if not case.config.get("activated"):  # probabilities must be within [0, 1]
+        inputs = poisoned(inputs, 1, torch.inf)
+    result = unreduced(case, inputs)
+
+    assert not result.loss[1:3].any()
+    assert not result.grad[1:3].any()
+    assert result.loss.isfinite().all()
+    assert result.grad.isfinite().all()
+
+
+@every_rowwise
+def test_company_changes_nothing(case):
+    """Callers of all sizes, reductions, weights and upstream gradients get what each gets alone."""
+    some, more = case.inputs(3), case.inputs(5)
+    sick = poisoned(more, 1, torch.nan)
+    upstream = torch.rand(unreduced(case, more, wrt=()).loss.shape, dtype=torch.float64)
+    calls = [
+        (some, {"reduction_override": "sum"}),
+        (case.inputs(1), {"avg_factor": 2.0}),
+        (case.inputs(4), {"reduction_override": "none"}),
+        (more, {"reduction_override": "none", "grad_output": upstream}),
+        (sick, {}),
+        (sick, {"avg_factor": float("inf")}),
+    ]
+    if case in WEIGHTED:
+        calls.append((weighing(case, some, 0.0, 2.0, 1.0), {}))
+    jobs = [job_of(case.config, inputs, **options) for inputs, options in calls]
+
+    assert len({job.key for job in jobs}) == 1
+    for a, job in zip(results(*jobs), jobs, strict=True):
+        (b,) = results(job)
+        assert_all_close(a.loss, b.loss)
+        assert_all_close(a.grad, b.grad)
+
+
+@every_weighted
+def test_alone_is_as_in_a_batch(case):
+    """Autograd through everything, as for a loss that makes no promise, gives the same gradients."""
+    inputs = weighing(case, case.inputs(4), 0.5, 2.0, 0.0, 1.0)
+    upstream = torch.tensor(1.7, dtype=torch.float64)
+    job = job_of(case.config, inputs, wrt=("pred", "weight"), avg_factor=3.0, grad_output=upstream)
+    batched, alone = results(job)[0], results(replace(job, rows=None))[0]
+
+    assert_all_close(batched.loss, alone.loss)
+    assert_all_close(batched.grad, alone.grad)
+    assert_all_close(batched.grads["weight"], alone.grads["weight"])
+
+
+@every_weighted
+def test_the_weight_of_a_row_that_is_not_finite(case):
+    """The gradient of a weight of 0 on a NaN row is 0: it was left out."""
+    inputs = weighing(case, case.inputs(4), 0.5, 2.0, 0.0, 1.0)
+    clean = answer(case.config, inputs, wrt=("weight",)).grads["weight"].flatten()
+    sick = poisoned(inputs, 2, torch.nan)
+    grad = answer(case.config, sick, wrt=("weight",)).grads["weight"].flatten()
+
+    assert_all_close(grad[[0, 1, 3]], clean[[0, 1, 3]])
+    assert not grad[2]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_rowwise
+def test_company_on_cuda(case):
+    """Two callers in one batch on a CUDA device get the CPU's loss and gradient, and so one alone."""
+    cuda = torch.device("cuda")
+    job = job_of(case.config, case.inputs(4))
+    (expected,) = results(job)
+
+    for found in (*results(job, job, device=cuda), *results(replace(job, rows=None), device=cuda)):
+        assert_all_close(found.losses, expected.losses)
+        assert_all_close(found.grads, expected.grads)
