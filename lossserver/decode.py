@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from lossserver.job import Job
-from lossserver.losses.loss import Call, Loss, name_of
+from lossserver.losses.loss import Call, Loss, check_names, name_of
 from lossserver.losses.rows import Rows, RowwiseLoss
 from lossserver.registry import LOSSES, RefusedError, UnknownNameError
 from lossserver.tree import tensors
@@ -33,7 +33,7 @@ from losswire.value import MAX_DEPTH, Reader
 MAX_CONFIG = 1 << 16
 
 #: Names of `Call`'s own options; what is refused of them is the spec's fault, not a tensor's.
-_OPTIONS = {"reduction_override", "avg_factor", "wrt", "ignore_index"}
+_OPTIONS = {"reduction_override", "avg_factor", "wrt", "ignore_index", "inputs", "state"}
 
 
 def decode(message: bytes, deadline: float | None, future: "asyncio.Future[Any]") -> Job:
@@ -66,8 +66,9 @@ def decode(message: bytes, deadline: float | None, future: "asyncio.Future[Any]"
     name, loss = _loss(config)
     call = _call(header, reader)
     reader.finish()
-    _check_names(loss, call, name)
+    _check_wrt(call)
     try:
+        check_names(loss, call, name)
         rows = _rows(loss, call)
     except RefusedError as refusal:
         raise refused(refusal) from None
@@ -99,7 +100,7 @@ def _elements(call: Call, rows: Rows | None) -> int:
 
 def refused(refusal: RefusedError) -> LossError:
     """What a loss refuses of a call, as an error of the wire."""
-    of_spec = refusal.field in _OPTIONS or refusal.field.startswith("config.")
+    of_spec = refusal.field in _OPTIONS or refusal.field.startswith(("config.", "grad_output."))
     error = SpecError if of_spec else TensorError
     return error(refusal.rule, field=refusal.field, given=refusal.given)
 
@@ -108,7 +109,7 @@ def to_torch(given: TensorBytes) -> Tensor:
     """A tensor of its own memory: the message's is read-only, and torch has no such tensors."""
     if given.dtype == "bool":
         # A bool that is neither 0 nor 1 would be undefined behaviour in C++.
-        own = np.frombuffer(given.buffer, np.uint8).reshape(given.shape) != 0
+        own = (np.frombuffer(given.buffer, np.uint8) != 0).reshape(given.shape)
     else:
         wire = "int16" if given.dtype == "bfloat16" else given.dtype
         own = np.frombuffer(given.buffer, wire).reshape(given.shape).copy()
@@ -135,7 +136,7 @@ def _loss(serialised: bytes) -> tuple[str, Loss]:
         raise SpecError(
             refusal.rule, field=f"config.{refusal.field}", given=refusal.given
         ) from None
-    return LOSSES.full_name(config["type"]), loss
+    return LOSSES.named(config), loss
 
 
 def _call(header: pb.ComputeHeader, reader: Reader) -> Call:
@@ -170,25 +171,7 @@ def _call(header: pb.ComputeHeader, reader: Reader) -> Call:
     )
 
 
-def _check_names(loss: Loss, call: Call, name: str) -> None:
-    takes = loss.NEEDS | loss.TAKES
-    if unknown := sorted(call.inputs.keys() - takes):
-        raise SpecError(
-            f"{name} takes the inputs {', '.join(sorted(takes))}", field="inputs", given=unknown[0]
-        )
-    for needed in sorted(loss.NEEDS - call.inputs.keys()):
-        raise TensorError(f"{name} needs this input", field=needed, given="nothing")
-    for option in ("avg_factor", "reduction_override"):
-        if option not in loss.OPTIONS and (given := getattr(call, option)) is not None:
-            raise SpecError(f"{name} has no such option", field=option, given=given)
-    if unknown := sorted(call.grad_output.keys() - loss.OUTPUTS):
-        raise SpecError(
-            f"the outputs of {name} are {', '.join(sorted(loss.OUTPUTS))}",
-            field="grad_output",
-            given=unknown[0],
-        )
-    if call.state is not None and not loss.REMEMBERS:
-        raise SpecError(f"{name} does not remember; it takes no state", field="state")
+def _check_wrt(call: Call) -> None:
     for wanted in sorted(call.wrt):
         if wanted not in call.inputs:
             raise SpecError(

@@ -15,6 +15,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+#: Keys that are no parameters: the name, and mmengine's own, how a config was inherited and where its
+#: name is from.
+MARKS = frozenset({"type", "_delete_", "_scope_"})
+
 #: Names that an error lists where none is near.
 MANY = 12
 
@@ -71,8 +75,8 @@ class Registry:
         return register
 
     def alias(self, other: str, name: str) -> None:
-        """Let `other` be another name of the loss `name`."""
-        self._aliases[other] = self.full_name(name)
+        """Let `other` be another name of the loss `name`, which may be registered later."""
+        self._aliases[other] = name
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -87,11 +91,9 @@ class Registry:
             RefusedError: no `type`, a parameter the loss does not have or needs and
                 is not given, one of the wrong type, or a value it refuses.
         """
-        params = dict(config)
-        if "type" not in params:
-            raise RefusedError("type", "a config must name its loss", f"keys {sorted(params)}")
-        written = params.pop("type")
-        cls = self[written]
+        written = self.named(config)
+        cls = self._by_name[written]
+        params = {name: value for name, value in config.items() if name not in MARKS}
         known = {field.name: field for field in fields(cls)}
         hints = typing.get_type_hints(cls)
         for name, value in params.items():
@@ -103,6 +105,20 @@ class Registry:
             if name not in params and field.default is MISSING:
                 raise RefusedError(name, f"{written} needs this parameter", "nothing")
         return cls(**params)
+
+    def named(self, config: Mapping[str, Any]) -> str:
+        """The name of the loss that a config means.
+
+        Raises:
+            UnknownNameError: no loss of that name.
+            RefusedError: no `type`, or one that is not a text.
+        """
+        if "type" not in config:
+            raise RefusedError("type", "a config must name its loss", f"keys {sorted(config)}")
+        name, scope = config["type"], config.get("_scope_")
+        if isinstance(scope, str) and isinstance(name, str) and "." not in name:
+            name = f"{scope}.{name}"
+        return self.full_name(name)
 
     def __getitem__(self, name: object) -> type[Any]:
         return self._by_name[self.full_name(name)]

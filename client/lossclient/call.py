@@ -61,8 +61,8 @@ def encode_call(
     inputs: Mapping[str, Any],
     *,
     wrt: Iterable[str] = ("pred",),
-    avg_factor: float | None = None,
-    reduction_override: str | None = None,
+    avg_factor: float | Mapping[str, float] | None = None,
+    reduction_override: str | Mapping[str, str] | None = None,
     grad_output: Any = None,
     state: Any = None,
 ) -> bytes:
@@ -73,17 +73,14 @@ def encode_call(
     """
     if isinstance(wrt, str):
         wrt = (wrt,)
-    if not isinstance(reduction_override, str | None):
+    if not isinstance(reduction_override, str | Mapping | None):
         raise SpecError("must be a text", field="reduction_override", given=reduction_override)
     payloads: list[Buffer] = []
     header = pb.ComputeHeader(config=value.pack(plain(config), [], "config"), wrt=wrt)
     for name, given in inputs.items():
         if given is not None:
             header.inputs[name].CopyFrom(value.pack(given, payloads, name))
-    if avg_factor is not None:
-        header.avg_factor = _number(avg_factor, "avg_factor")
-    if reduction_override is not None:
-        header.reduction_override = reduction_override
+    _set_options(header, payloads, avg_factor=avg_factor, reduction_override=reduction_override)
     if grad_output is not None:
         if not isinstance(grad_output, dict | TensorBytes):
             grad_output = np.asarray(grad_output)
@@ -91,6 +88,22 @@ def encode_call(
     if state is not None:
         header.state.CopyFrom(value.pack(state, payloads, "state"))
     return frame.write(header.SerializeToString(), payloads)
+
+
+def _set_options(header: pb.ComputeHeader, payloads: list[Buffer], **options: Any) -> None:
+    """An option for all parts is one of the call; a map of them by part is an input."""
+    for name, given in options.items():
+        if isinstance(given, Mapping):
+            header.inputs[name].CopyFrom(value.pack(plain(given), payloads, name))
+        elif given is not None:
+            setattr(header, name, _number(given, name) if name == "avg_factor" else given)
+
+
+def total(losses: Any) -> Any:
+    """The sum of all that stands in a tree of losses."""
+    if isinstance(losses, dict | list):
+        return sum(total(one) for one in (losses.values() if isinstance(losses, dict) else losses))
+    return losses if isinstance(losses, float) else losses.sum()
 
 
 def _number(given: Any, field: str) -> float:
@@ -106,7 +119,7 @@ def plain(config: Any) -> Any:
         return {key: plain(item) for key, item in config.items()}
     if isinstance(config, list | tuple):
         return [plain(item) for item in config]
-    return config.tolist() if isinstance(config, np.ndarray) else config
+    return config.tolist() if isinstance(config, np.ndarray | np.generic) else config
 
 
 def decode_reply(message: bytes, leaf: Callable[[TensorBytes], Any]) -> Result:
@@ -129,10 +142,11 @@ def decode_reply(message: bytes, leaf: Callable[[TensorBytes], Any]) -> Result:
             "a reply must be a losswire.v1.ComputeResponse", given=f"{len(message)} other bytes"
         )
     reader = Reader(payloads, leaf)
-    losses = {name: reader.read(given, name) for name, given in header.losses.items()}
+    # A protobuf map has no order of its own.
+    losses = {name: reader.read(header.losses[name], name) for name in sorted(header.losses)}
     took = header.timings
     return Result(
-        loss=next(iter(losses.values())) if len(losses) == 1 else sum(losses.values()),
+        loss=next(iter(losses.values())) if len(losses) == 1 else total(losses),
         losses=losses,
         grads={name: reader.read(given, name) for name, given in header.grads.items()},
         state=reader.read(header.state, "state") if header.HasField("state") else None,

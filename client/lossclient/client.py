@@ -59,8 +59,8 @@ class Client:
         pred: Any,
         target: Any = None,
         weight: Any = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
+        avg_factor: float | Mapping[str, float] | None = None,
+        reduction_override: str | Mapping[str, str] | None = None,
         *,
         grad_output: Any = None,
         wrt: Iterable[str] = ("pred",),
@@ -75,8 +75,9 @@ class Client:
             pred: array, or nested dicts and lists of arrays.
             target: likewise.
             weight: likewise, of the shapes the loss takes.
-            avg_factor: divisor of a mean, in place of the number of elements.
-            reduction_override: "none", "mean" or "sum", in place of the config's.
+            avg_factor: divisor of a mean, in place of the number of elements; for a sum of
+                losses also a dict of them by part.
+            reduction_override: "none", "mean" or "sum", in place of the config's; likewise.
             grad_output: upstream gradient, shaped like the loss, or a dict of them by the name
                 of a part; ones if it is left out.
             wrt: names of the inputs whose gradients to return; () for the loss alone.
@@ -117,7 +118,11 @@ class Client:
         return self.transport.call("Compute", message, timeout)
 
     def losses(self, timeout: float = 30.0) -> dict[str, dict[str, Any]]:
-        """The server's catalogue: for each name its summary, text, parameters, inputs, source."""
+        """The server's catalogue: for each name its card.
+
+        A card has the summary, the whole text, parameters and inputs by name, the source, the
+        names of outputs, and whether it is batchable with other callers' rows and remembers.
+        """
         reply = self.transport.call(
             "ListLosses", pb.ListLossesRequest().SerializeToString(), timeout
         )
@@ -126,9 +131,11 @@ class Client:
                 "summary": found.summary,
                 "text": found.text,
                 "parameters": {p.name: _parameter(p) for p in found.parameters},
-                "inputs": {i.name: i.text for i in found.inputs},
+                "inputs": {i.name: {"text": i.text, "required": i.required} for i in found.inputs},
                 "source": found.source,
                 "batchable": found.batchable,
+                "remembers": found.remembers,
+                "outputs": list(found.outputs),
             }
             for found in pb.ListLossesResponse.FromString(reply).losses
         }
@@ -179,8 +186,8 @@ def _message(
     pred: Any,
     target: Any = None,
     weight: Any = None,
-    avg_factor: float | None = None,
-    reduction_override: str | None = None,
+    avg_factor: float | Mapping[str, float] | None = None,
+    reduction_override: str | Mapping[str, str] | None = None,
     *,
     grad_output: Any = None,
     wrt: Iterable[str] = ("pred",),

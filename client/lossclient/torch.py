@@ -2,11 +2,14 @@
 
 A reduced loss is one call: value and gradient come together, and backward
 multiplies the gradient by whatever upstream gradient there is, which is exact
-because all of it is linear. An unreduced loss is a call for the value and,
-since its upstream gradient may be anything, a second call in backward.
+because all of it is linear. An unreduced loss, or one of several parts whose
+upstream gradients are not all the same, is a second call in backward.
+
+A loss that remembers has its state in buffers of the module, so that it is in
+the trainer's checkpoint; the server keeps nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from lossclient.call import Result, decode_reply, encode_call
 from lossclient.client import Client
+from lossclient.torch_tree import flat, gradients_of, map_tree, nested, tensors_of
 from losswire import tensor
 from losswire.tensor import TensorBytes
 
@@ -25,6 +29,10 @@ class RemoteLoss(nn.Module):
     under autocast and with GradScaler: a loss of half-precision inputs is
     float32, and float16 inputs travel as float32, so that a small gradient is
     scaled before it is rounded and not after.
+
+    What a loss remembers (SeesawLoss, GHMC, EQLV2Loss) is in buffers by upstream's
+    names from the first call on, in state_dict() and back from it; each forward
+    with the module moves it on by one step, whether or not there is a backward.
 
     Parameters:
         cfg: MMDetection's config dict, such as dict(type="FocalLoss").
@@ -43,20 +51,21 @@ class RemoteLoss(nn.Module):
     def forward(
         self,
         pred: Any,
-        target: Any,
+        target: Any = None,
         weight: Any = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
+        avg_factor: float | Tensor | Mapping[str, float | Tensor] | None = None,
+        reduction_override: str | Mapping[str, str] | None = None,
         **more: Any,
-    ) -> Tensor:
-        """The loss: float [] if reduced, else shaped as the loss gives it.
+    ) -> Tensor | dict[str, Tensor]:
+        """The loss: float [] if reduced, else shaped as the loss gives it; of several parts a dict.
 
         Parameters:
             pred: tensor, or nested dicts and lists of tensors.
             target: likewise.
             weight: likewise, of the shapes the loss takes.
-            avg_factor: divisor of a mean; under DDP the mean over all workers, as upstream.
-            reduction_override: "none", "mean" or "sum", in place of the config's.
+            avg_factor: divisor of a mean; under DDP the mean over all workers, as upstream. For a
+                sum of losses also a dict of them by part.
+            reduction_override: "none", "mean" or "sum", in place of the config's; likewise.
             more: the loss's own inputs, by upstream's names.
 
         Raises:
@@ -64,27 +73,53 @@ class RemoteLoss(nn.Module):
         """
         if isinstance(weight, int | float):
             weight = torch.tensor(float(weight))
-        inputs = {"pred": pred, "target": target, "weight": weight, **more}
-        reduction = reduction_override or self.cfg.get("reduction", "mean")
+        if isinstance(avg_factor, Mapping):
+            avg_factor = {part: float(given) for part, given in avg_factor.items()}
+        elif avg_factor is not None:
+            avg_factor = float(avg_factor)
         call = _Call(
             self.client,
             self.timeout,
             self.cfg,
-            inputs,
-            reduced=reduction != "none",
-            avg_factor=None if avg_factor is None else float(avg_factor),
+            {"pred": pred, "target": target, "weight": weight, **more},
+            avg_factor=avg_factor,
             reduction_override=reduction_override,
+            state=nested({name: kept.detach().clone() for name, kept in self.named_buffers()}),
         )
-        loss: Tensor = _Remote.apply(call, *call.tensors)  # type: ignore[no-untyped-call]
-        return loss
+        losses = _Remote.apply(call, *call.tensors)  # type: ignore[no-untyped-call]
+        self._remember(call.next_state, call.tensors[0].device)
+        return losses[0] if len(losses) == 1 else dict(zip(call.parts, losses, strict=True))
 
     def extra_repr(self) -> str:
         """What repr() shows between the parentheses."""
         return f"{self.cfg}, target={self.client.transport.target!r}"
 
+    def _remember(self, state: Any, device: torch.device) -> None:
+        own = dict(self.named_buffers())
+        for name, value in flat(state).items():
+            if name in own:
+                own[name].copy_(value)
+            else:
+                self.register_buffer(name, value.to(device))
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        # The buffers of a loss that was not called yet come into being here.
+        for key, value in state_dict.items():
+            name = key.removeprefix(prefix)
+            if key.startswith(prefix) and isinstance(value, Tensor) and name not in self._buffers:
+                self.register_buffer(name, torch.empty_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
 
 class _Call:
-    """One forward's call, apart from its tensors, which autograd keeps."""
+    """One forward's call, apart from its tensors, which autograd keeps.
+
+    Attributes:
+        tensors: of all inputs, in order.
+        wrt: names of the inputs that want gradients.
+        parts: names of the outputs, in order; known when it was sent.
+        next_state: what is remembered after it; likewise.
+    """
 
     def __init__(
         self,
@@ -92,8 +127,6 @@ class _Call:
         timeout: float,
         cfg: Mapping[str, Any],
         inputs: Mapping[str, Any],
-        *,
-        reduced: bool,
         **options: Any,
     ) -> None:
         self._client = client
@@ -101,26 +134,36 @@ class _Call:
         self._cfg = cfg
         self._inputs = inputs
         self._options = options
-        self.reduced = reduced
-        self.tensors = list(_tensors(inputs))
+        self.parts: list[str] = []
+        self.next_state: Any = None
+        self.tensors = list(tensors_of(inputs))
         self.wrt = [
             name
             for name, tree in inputs.items()
-            if torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(tree))
+            if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of(tree))
         ]
 
+    @property
+    def reduced(self) -> bool:
+        """Whether each output is asked to be one number."""
+        given = self._options["reduction_override"] or self._cfg.get("reduction", "mean")
+        return "none" not in (given.values() if isinstance(given, Mapping) else [given])
+
     def send(
-        self, tensors: tuple[Tensor, ...], wrt: list[str], upstream: Tensor | None = None
+        self,
+        tensors: tuple[Tensor, ...],
+        wrt: list[str],
+        upstream: dict[str, Tensor] | None = None,
     ) -> Result:
         """Ask the server, with these tensors in the places of the call's own."""
         following = iter(tensors)
-        inputs = _map(lambda _: to_bytes(_widened(next(following))), self._inputs)
+        inputs = map_tree(lambda _: to_bytes(_widened(next(following))), self._inputs)
         message = encode_call(
             self._cfg,
             inputs,
             wrt=wrt,
-            grad_output=None if upstream is None else to_bytes(upstream),
-            **self._options,
+            grad_output=map_tree(to_bytes, upstream),
+            **self._options | {"state": map_tree(to_bytes, self._options["state"])},
         )
         return decode_reply(self._client.send(message, self._timeout), to_torch)
 
@@ -129,7 +172,7 @@ class _Call:
         found = (
             grad
             for name, tree in self._inputs.items()
-            for grad in _gradients(tree, result.grads.get(name))
+            for grad in gradients_of(tree, result.grads.get(name))
         )
         return [
             None if grad is None else grad.to(own.device)
@@ -138,18 +181,21 @@ class _Call:
 
 
 class _Remote(torch.autograd.Function):
-    """The value of a call, and the gradient of each of its tensors."""
+    """The outputs of a call, and the gradient of each of its tensors."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.call = call
-        ctx.fetched = call.reduced
         result = call.send(tensors, call.wrt if call.reduced else [])
-        kept = call.aligned(result, tensors) if call.reduced else tensors
-        ctx.save_for_backward(*kept)
+        call.parts, call.next_state = list(result.losses), result.state
+        losses = list(result.losses.values())
+        ctx.fetched = call.reduced and all(loss.numel() == 1 for loss in losses)
+        grads = call.aligned(result, tensors) if ctx.fetched else [None] * len(tensors)
+        # Of a single number the gradients are all that backward can need.
+        again = () if ctx.fetched and len(losses) == 1 else tensors
+        ctx.save_for_backward(*grads, *again)
         ctx.dtypes = [tensor.dtype for tensor in tensors]
-        loss: Tensor = result.loss
-        return loss.to(tensors[0].device)
+        return tuple(loss.to(tensors[0].device) for loss in losses)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -158,11 +204,13 @@ class _Remote(torch.autograd.Function):
                 "a remote loss has no second derivative: call backward() or autograd.grad() "
                 "without create_graph=True"
             )
-        (scale,) = upstream
-        grads = ctx.saved_tensors
-        if not ctx.fetched:
-            result = ctx.call.send(grads, ctx.call.wrt, scale)
-            grads = ctx.call.aligned(result, grads)
+        count = len(ctx.dtypes)
+        grads, tensors = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        scale = upstream[0]
+        if not ctx.fetched or any(bool(other != scale) for other in upstream[1:]):
+            by_part = dict(zip(ctx.call.parts, upstream, strict=True))
+            result = ctx.call.send(tensors, ctx.call.wrt, by_part)
+            grads = ctx.call.aligned(result, tensors)
             scale = scale.new_ones(())
         return (
             None,
@@ -174,9 +222,9 @@ class _Remote(torch.autograd.Function):
 
 
 def _scaled(grad: Tensor, scale: Tensor) -> Tensor:
-    """The product, in float32 at least, so that it is rounded once."""
+    """The product with one number, in float32 at least, so that it is rounded once."""
     wide = torch.promote_types(grad.dtype, torch.float32)
-    return grad.to(wide) * scale.to(wide)
+    return grad.to(wide) * scale.reshape(()).to(wide)
 
 
 def _widened(tensor: Tensor) -> Tensor:
@@ -197,33 +245,3 @@ def to_torch(given: TensorBytes) -> Tensor:
         bits = torch.from_numpy(tensor.unpack(given._replace(dtype="int16")).copy())
         return bits.view(torch.bfloat16)
     return torch.from_numpy(tensor.unpack(given).copy())
-
-
-def _map(change: Callable[[Tensor], Any], tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        return change(tree)
-    if isinstance(tree, Mapping):
-        return {key: _map(change, item) for key, item in tree.items()}
-    return [_map(change, item) for item in tree] if isinstance(tree, list | tuple) else tree
-
-
-def _items(tree: Any) -> Iterable[tuple[Any, Any]]:
-    """Key and child of each branch; nothing of a leaf."""
-    if isinstance(tree, Mapping):
-        return tree.items()
-    return enumerate(tree) if isinstance(tree, list | tuple) else ()
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    for _, child in _items(tree):
-        yield from _tensors(child)
-
-
-def _gradients(tree: Any, grads: Any) -> Iterator[Any]:
-    """For each tensor of the tree what stands at its place in `grads`, or None."""
-    if isinstance(tree, Tensor):
-        yield grads
-    for key, child in _items(tree):
-        yield from _gradients(child, None if grads is None else grads[key])

@@ -1,5 +1,45 @@
 """The losses, one module a family. Importing this package registers them all."""
 
-from lossserver.losses import cross_entropy, focal, regression
+from lossserver.losses import (
+    accuracy,
+    cornernet,
+    cross_entropy,
+    ddq,
+    dice,
+    distill,
+    embedding,
+    eqlv2,
+    focal,
+    gfocal,
+    ghm,
+    heatmap,
+    iou,
+    iou_shape,
+    margin,
+    mmdet2,
+    regression,
+    seesaw,
+    varifocal,
+)
 
-__all__ = ["cross_entropy", "focal", "regression"]
+__all__ = [
+    "accuracy",
+    "cornernet",
+    "cross_entropy",
+    "ddq",
+    "dice",
+    "distill",
+    "embedding",
+    "eqlv2",
+    "focal",
+    "gfocal",
+    "ghm",
+    "heatmap",
+    "iou",
+    "iou_shape",
+    "margin",
+    "mmdet2",
+    "regression",
+    "seesaw",
+    "varifocal",
+]

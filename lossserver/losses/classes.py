@@ -44,6 +44,28 @@ def sigmoid_entropy(logits: Tensor, target: Tensor, positive: Tensor | None = No
     )
 
 
+def probability_entropy(p: Tensor, target: Tensor) -> Tensor:
+    """-t log p - (1 - t) log(1 - p), element by element, no log below -100.
+
+    torch asserts that both are in [0, 1], on CUDA inside the kernel, where a
+    failure kills the context; a NaN fails it. So a NaN goes around it.
+    """
+    entropy = F.binary_cross_entropy(
+        p.nan_to_num(nan=0.5), target.nan_to_num(nan=0.5), reduction="none"
+    )
+    either = p + target
+    return torch.where(either.isnan(), either, entropy)
+
+
+def refuse_no_probability(given: Tensor, field: str) -> None:
+    """Refuse numbers out of [0, 1], naming the first; NaN passes."""
+    outside = given[(given < 0) | (given > 1)]
+    if len(outside):
+        raise RefusedError(
+            field, "probabilities (activated=True) must be in [0, 1]", float(outside[0])
+        )
+
+
 def refuse_outside(labels: Tensor, lowest: int, highest: int, allowed: str) -> None:
     """Refuse labels out of lowest..highest, naming the worst."""
     if not labels.numel():
@@ -55,3 +77,13 @@ def refuse_outside(labels: Tensor, lowest: int, highest: int, allowed: str) -> N
     if least < lowest or most > highest:
         given = least if least < lowest else most
         raise RefusedError("target", f"a class index must be {allowed}", given)
+
+
+def check_indices(given: Tensor, lowest: int, highest: int, field: str) -> None:
+    """Refuse indices, an input other than the target, that are no integers in lowest..highest."""
+    if given.is_floating_point() or given.dtype is torch.bool:
+        raise RefusedError(field, "indices must be of an integer type", name_of(given.dtype))
+    indices = given.long()
+    outside = indices[(indices < lowest) | (indices > highest)]
+    if len(outside):
+        raise RefusedError(field, f"an index must be in {lowest}..{highest}", int(outside[0]))

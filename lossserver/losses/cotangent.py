@@ -96,8 +96,12 @@ def cotangent(
     avg_factor: float | None,
     loss_weight: float,
     upstream: Tensor | None,
+    divisor: float | None = None,
 ) -> Cotangent:
     """The cotangent of a call whose formula gives rows of this shape.
+
+    A mean divides by avg_factor + EPS, as MMDetection; without one by `divisor`,
+    exactly, as torch; without that by the number of elements.
 
     Raises:
         RefusedError: avg_factor with reduction "sum"; a weight that does not
@@ -109,9 +113,12 @@ def cotangent(
             "avg_factor", 'goes with reduction "mean" or "none" only', f"reduction {reduction!r}"
         )
     reduced = reduction != "none"
-    divisor = 1.0
-    if reduction in ("mean", "elementwise_mean"):
-        divisor = math.prod(shape) if avg_factor is None else avg_factor + EPS
+    if reduction not in ("mean", "elementwise_mean"):
+        divisor = 1.0
+    elif avg_factor is not None:
+        divisor = avg_factor + EPS
+    elif divisor is None:
+        divisor = math.prod(shape)
     expected = () if reduced else shape
     if upstream is not None and tuple(upstream.shape) != expected:
         raise RefusedError(

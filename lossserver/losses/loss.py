@@ -2,9 +2,9 @@
 
     Loss              computed alone, by autograd through everything. The default.
     ReducedLoss       has MMDetection's `reduction` and `loss_weight`.
-    RememberingLoss   takes a state and returns the next one.
 
-rows.py has the losses that are a formula over rows, and those that share a batch.
+remember.py has those that take a state and return the next one;
+rows.py the losses that are a formula over rows, and those that share a batch.
 tests/losses/test_contract.py holds every registered loss to what it promises.
 """
 
@@ -63,6 +63,16 @@ class Loss(ABC):
     OUTPUTS: ClassVar[frozenset[str]] = frozenset({"loss"})
     REMEMBERS: ClassVar[bool] = False
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the inputs it must have, where a parameter chooses among them."""
+        return self.NEEDS
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Names of the inputs it may have besides, where a parameter chooses among them."""
+        return self.TAKES
+
     @abstractmethod
     def check(self, call: Call) -> None:
         """Refuse a call that does not fit the loss.
@@ -82,6 +92,16 @@ class Loss(ABC):
     def step(self, call: Call) -> tuple[dict[str, Tensor], Any]:
         """The outputs, and the next state: a dict of tensors, or None if it does not remember."""
         return self.outputs(call), None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the outputs, where a parameter chooses among them."""
+        return self.OUTPUTS
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it takes a state, where that depends on a parameter."""
+        return self.REMEMBERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +146,7 @@ class ReducedLoss(Loss):
         *,
         weight: Tensor | None = None,
         avg_factor: float | None = None,
+        divisor: float | None = None,
         output: str = "loss",
     ) -> Cotangent:
         """Weight, reduce and scale, for rows ℓ of that shape.
@@ -136,6 +157,7 @@ class ReducedLoss(Loss):
             weight: broadcasts with ℓ.
             avg_factor: divisor of a mean for which the call gives none; None is the number of
                 elements.
+            divisor: the same without the EPS that MMDetection adds to an avg_factor.
             output: the name of this output, whose upstream gradient the call may bring.
         """
         reduction = self.reduction_of(call)
@@ -150,55 +172,29 @@ class ReducedLoss(Loss):
             avg_factor=avg_factor,
             loss_weight=self.loss_weight,
             upstream=call.grad_output.get(output),
+            divisor=divisor,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RememberingLoss(ReducedLoss):
-    """A loss whose value depends on the calls before: its state comes and goes with each call."""
+def check_names(loss: Loss, call: Call, name: str) -> None:
+    """Refuse a call that carries what the loss, of that name, has no place for, or lacks what it needs.
 
-    REMEMBERS: ClassVar[bool] = True
-
-    @abstractmethod
-    def initial(self) -> dict[str, Tensor]:
-        """The state before the first call: float32 tensors by name.
-
-        Called only with a config that fits the inputs, so that no size in it
-        is larger than what was sent.
-        """
-
-    @abstractmethod
-    def step(self, call: Call) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The outputs, and the next state."""
-
-    def outputs(self, call: Call) -> dict[str, Tensor]:
-        return self.step(call)[0]
-
-    def state_of(self, call: Call) -> dict[str, Tensor]:
-        """The call's state, as a copy of its own, or the initial one.
-
-        Raises:
-            RefusedError: it has not the names, shapes and dtypes of the initial one.
-        """
-        initial = self.initial()
-        if call.state is None:
-            device = tensor_of(call, "pred").device
-            return {name: value.to(device) for name, value in initial.items()}
-        if not isinstance(call.state, dict) or call.state.keys() != initial.keys():
-            given = (
-                sorted(call.state) if isinstance(call.state, dict) else type(call.state).__name__
-            )
-            raise RefusedError("state", f"must have exactly {', '.join(sorted(initial))}", given)
-        for name, expected in initial.items():
-            value = call.state[name]
-            if not isinstance(value, Tensor) or value.shape != expected.shape:
-                given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise RefusedError(
-                    f"state.{name}", f"must be a tensor of {list(expected.shape)}", given
-                )
-            if not value.is_floating_point():
-                raise RefusedError(f"state.{name}", "must be floating point", name_of(value.dtype))
-        return {name: value.detach().float().clone() for name, value in call.state.items()}
+    Raises:
+        RefusedError: an input, output, option or state.
+    """
+    known = loss.needs | loss.takes
+    for unknown in sorted(call.inputs.keys() - known):
+        raise RefusedError("inputs", f"{name} takes the inputs {', '.join(sorted(known))}", unknown)
+    for needed in sorted(loss.needs - call.inputs.keys()):
+        raise RefusedError(needed, f"{name} needs this input", "nothing")
+    for option in ("avg_factor", "reduction_override"):
+        if option not in loss.OPTIONS and (given := getattr(call, option)) is not None:
+            raise RefusedError(option, f"{name} has no such option", given)
+    for unknown in sorted(call.grad_output.keys() - loss.names):
+        rule = f"the outputs of {name} are {', '.join(sorted(loss.names))}"
+        raise RefusedError(f"grad_output.{unknown}", rule, unknown)
+    if call.state is not None and not loss.remembers:
+        raise RefusedError("state", f"{name} does not remember", "a state")
 
 
 def tensor_of(call: Call, name: str) -> Tensor:

@@ -1,5 +1,6 @@
 """Losses of a difference, element by element: boxes, offsets, maps."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +10,17 @@ import torch
 from torch import Tensor
 
 from lossserver.losses.cotangent import broadcast
+from lossserver.losses.loss import require
 from lossserver.losses.rows import Elementwise
 from lossserver.losses.shortcut import ShortCut
 from lossserver.registry import LOSSES, RefusedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference(ShortCut, Elementwise):
-    """A loss with two short cuts of MMDetection 3.
+class Difference(Elementwise):
+    """A loss of pred - target, and Σ pred · 0 where target is empty.
 
-    An empty target makes the loss Σ pred · 0, a scalar whatever the reduction,
-    and pred's shape is not looked at. The other is that of `ShortCut`.
+    That is a scalar whatever the reduction, and pred's shape is not looked at.
     """
 
     def fit(self, pred: Tensor, target: Tensor) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -41,7 +42,7 @@ class Difference(ShortCut, Elementwise):
 
 @LOSSES.register
 @dataclass(frozen=True, kw_only=True)
-class L1Loss(Difference):
+class L1Loss(ShortCut, Difference):
     """Absolute error.
 
     ℓ = |pred - target|
@@ -73,7 +74,7 @@ class L1Loss(Difference):
 
 @LOSSES.register
 @dataclass(frozen=True, kw_only=True)
-class SmoothL1Loss(Difference):
+class SmoothL1Loss(ShortCut, Difference):
     """Squared error near zero, absolute error beyond: robust to outliers.
 
     ℓ = d² / (2β) where d < β, else d - β/2;  d = |pred - target|      (eq. 3, at β = 1)
@@ -111,6 +112,60 @@ class SmoothL1Loss(Difference):
     def of_difference(self, difference: Tensor) -> Tensor:
         d = difference.abs()
         return torch.where(d < self.beta, 0.5 * d * d / self.beta, d - 0.5 * self.beta)
+
+
+@LOSSES.register
+@dataclass(frozen=True, kw_only=True)
+class BalancedL1Loss(Difference):
+    """Absolute error whose small errors pull more: those of easy samples count.
+
+    ℓ = α/b (bd + 1) log(bd/β + 1) - αd where d < β, else γd + γ/b - αβ
+    d = |pred - target|;  b = exp(γ/α) - 1
+
+    Parameters:
+        alpha: α > 0; less of it makes the gradient of small errors greater.
+        gamma: γ > 0, the greatest gradient; at most 700 α.
+        beta: where the logarithm ends, β > 0, in units of pred. At other than 1,
+            the paper's, the gradient jumps there and at d = 0, as upstream.
+        reduction: "mean", "sum" or "none".
+        loss_weight: factor of the result.
+
+    Inputs:
+        pred: float [N, ...]; the gradient where pred equals target is 0.
+        target: shaped like pred.
+        weight: broadcasts with pred: [N, ...], [N, 1], a scalar. An [N] weight
+            of [N, 4] boxes is refused, unless N is 4 and it weighs coordinates.
+
+    Returns:
+        Unreduced float [N, ...], in units of pred. Where target is empty a
+        scalar 0.
+
+    Raises:
+        ValueError: alpha, gamma or beta out of range, target not shaped like
+            pred, or a weight that does not broadcast.
+
+    Source:
+        Pang et al., Libra R-CNN, 2019, arXiv:1904.02701, section 3.3. Same values
+        as MMDetection 3.3.0 `BalancedL1Loss`.
+    """
+
+    alpha: float = 0.5
+    gamma: float = 1.5
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.alpha > 0, "alpha", "must be above 0", self.alpha)
+        # Beyond, exp(γ/α) is more than a float64 holds.
+        within = 0 < self.gamma <= 700 * self.alpha
+        require(within, "gamma", "must be above 0, and at most 700 alpha", self.gamma)
+        require(self.beta > 0, "beta", "must be above 0", self.beta)
+
+    def of_difference(self, difference: Tensor) -> Tensor:
+        d, b = difference.abs(), math.expm1(self.gamma / self.alpha)
+        near = self.alpha / b * (b * d + 1) * torch.log1p(b * d / self.beta) - self.alpha * d
+        far = self.gamma * d + self.gamma / b - self.alpha * self.beta
+        return torch.where(d < self.beta, near, far)
 
 
 @LOSSES.register

@@ -35,12 +35,14 @@ class Sample:
         weight: broadcasts with ℓ; None is 1.
         avg_factor: the divisor of a mean for which the call gives none; None is the number of
             elements.
+        divisor: the same without the EPS that MMDetection adds to an avg_factor.
     """
 
     inputs: Mapping[str, Any]
     shape: tuple[int, ...]
     weight: Tensor | None = None
     avg_factor: float | None = None
+    divisor: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,10 @@ class WeightedLoss(ReducedLoss):
         """The divisor of a mean for which the call gives none; None is the number of elements."""
         return None
 
+    def own_divisor(self, inputs: Mapping[str, Any], shape: tuple[int, ...]) -> float | None:
+        """The same for a loss of torch: exact, where MMDetection adds EPS to an avg_factor."""
+        return None
+
     def sample(self, call: Call) -> Sample:
         """What of the call the formula reads, and how much its rows count.
 
@@ -112,6 +118,7 @@ class WeightedLoss(ReducedLoss):
             shape=shape,
             weight=weight,
             avg_factor=self.own_avg_factor(inputs, shape),
+            divisor=self.own_divisor(inputs, shape),
         )
 
     def outputs(self, call: Call) -> dict[str, Tensor]:
@@ -125,7 +132,13 @@ class WeightedLoss(ReducedLoss):
         """The loss for this call, what its formula reads, and all that comes after the formula."""
         loss = self.for_call(call)
         sample = loss.sample(call)
-        ends = loss.ends(call, sample.shape, weight=sample.weight, avg_factor=sample.avg_factor)
+        ends = loss.ends(
+            call,
+            sample.shape,
+            weight=sample.weight,
+            avg_factor=sample.avg_factor,
+            divisor=sample.divisor,
+        )
         return loss, sample, ends
 
 

@@ -29,8 +29,9 @@ class Case:
             dimensions as the loss.
         options: of the call, such as avg_factor.
         reduces_otherwise: why a mean is not the sum of the rows over their number.
-        stops: why the gradient is not the derivative of the value, where it is not; then golden
-            cases must stand for it.
+        stops: why the gradient is not the derivative of the value, where it is not; then `gradient`
+            or golden cases must stand for it.
+        gradient: the inputs by name → that of the sum of the unreduced loss, by names of wrt.
     """
 
     config: dict[str, Any]
@@ -40,6 +41,7 @@ class Case:
     weights: str = "column"
     reduces_otherwise: str = ""
     stops: str = ""
+    gradient: Callable[..., dict[str, Tensor]] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:

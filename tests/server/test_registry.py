@@ -44,7 +44,6 @@ def test_a_name_is_looked_up_and_nothing_else(name):
         ({"type": "CrossEntropyLoss", "ignore_index": 2.5}, "ignore_index: must be a whole number"),
         ({"type": "CrossEntropyLoss", "class_weight": "w.pkl"}, "class_weight: must be a list"),
         ({"type": "CrossEntropyLoss", "class_weight": [1, "a"]}, r"class_weight\[1\]: must be a n"),
-        ({"type": "CrossEntropyLoss", "use_mask": True}, "use_mask: .* not served yet"),
     ],
 )
 def test_a_wrong_parameter_is_refused(config, said):
@@ -67,3 +66,14 @@ def test_a_name_is_taken_once():
 
     with pytest.raises(ValueError, match="already registered"):
         registry.register(taken)
+
+
+def test_a_scope_is_part_of_a_name():
+    """mmdet. is the same as none, mmengine's _scope_ is a prefix, and its _delete_ means nothing."""
+    plain = LOSSES.build({"type": "GIoULoss"})
+
+    assert LOSSES.build({"type": "mmdet.GIoULoss"}) == plain
+    assert LOSSES.build({"type": "GIoULoss", "_scope_": "mmdet", "_delete_": True}) == plain
+    assert LOSSES.build({"type": "mmdet2.GIoULoss"}) == plain
+    with pytest.raises(UnknownNameError, match=r"no loss named 'mmdet2\.EIoULoss'"):
+        LOSSES.build({"type": "mmdet2.EIoULoss"})

@@ -69,4 +69,11 @@ CASES = [
         soft,
         sigmoid_entropy(WEIGHTS),
     ),
+    Case({"type": "CrossEntropyCustomLoss", "num_classes": 2}, classes(0, 2), softmax_entropy()),
+    Case(
+        {"type": "CrossEntropyCustomLoss", "num_classes": 3, "use_sigmoid": True},
+        classes(0, 3),
+        sigmoid_entropy(),
+        weights="vector",
+    ),
 ]

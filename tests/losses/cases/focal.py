@@ -41,4 +41,10 @@ CASES = [
         focal(2, 0.25, lambda p: p),
         weights="vector",
     ),
+    Case(
+        {"type": "FocalCustomLoss", "num_classes": 3, "activated": True, "gamma": 1.5},
+        classes(0, 3),
+        focal(1.5, 0.25),
+        weights="vector",
+    ),
 ]
