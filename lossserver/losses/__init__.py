@@ -19,6 +19,14 @@ from lossserver.losses import (
     mmdet2,
     regression,
     seesaw,
+    torch_binary,
+    torch_classes,
+    torch_differences,
+    torch_likelihoods,
+    torch_margins,
+    torch_pairs,
+    torch_projections,
+    torch_sequences,
     varifocal,
 )
 
@@ -41,5 +49,13 @@ __all__ = [
     "mmdet2",
     "regression",
     "seesaw",
+    "torch_binary",
+    "torch_classes",
+    "torch_differences",
+    "torch_likelihoods",
+    "torch_margins",
+    "torch_pairs",
+    "torch_projections",
+    "torch_sequences",
     "varifocal",
 ]

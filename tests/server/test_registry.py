@@ -75,5 +75,6 @@ def test_a_scope_is_part_of_a_name():
     assert LOSSES.build({"type": "mmdet.GIoULoss"}) == plain
     assert LOSSES.build({"type": "GIoULoss", "_scope_": "mmdet", "_delete_": True}) == plain
     assert LOSSES.build({"type": "mmdet2.GIoULoss"}) == plain
+    assert LOSSES.named({"type": "HuberLoss", "_scope_": "torch"}) == "torch.HuberLoss"
     with pytest.raises(UnknownNameError, match=r"no loss named 'mmdet2\.EIoULoss'"):
         LOSSES.build({"type": "mmdet2.EIoULoss"})

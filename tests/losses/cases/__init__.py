@@ -18,6 +18,14 @@ from tests.losses.cases import (
     mmdet2,
     regression,
     seesaw,
+    torch_binary,
+    torch_classes,
+    torch_differences,
+    torch_likelihoods,
+    torch_margins,
+    torch_pairs,
+    torch_projections,
+    torch_sequences,
     varifocal,
 )
 
@@ -39,6 +47,14 @@ FAMILIES = [
     mmdet2,
     regression,
     seesaw,
+    torch_binary,
+    torch_classes,
+    torch_differences,
+    torch_likelihoods,
+    torch_margins,
+    torch_pairs,
+    torch_projections,
+    torch_sequences,
     varifocal,
 ]
 
