@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix protos bench docker docker-test clean
+.PHONY: help demo test check fix protos docs bench docker docker-test clean
 
 help:  ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,15 +15,16 @@ demo: .venv/installed  ## Train a digit detector with losses from a server, and 
 test: .venv/installed  ## Run the tests
 	$(BIN)/pytest
 
-check: .venv/installed  ## Lint, types, imports, docstrings, protos and their stubs
+check: .venv/installed  ## Lint, types, imports, docstrings, protos and their stubs, docs/losses.md
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/interrogate --quiet losswire lossserver client benchmarks examples
+	$(BIN)/interrogate --quiet losswire lossserver client benchmarks examples scripts
 	$(BIN)/interrogate --quiet --ignore-regex '^(?!test_)' tests
 	$(BIN)/buf lint
 	scripts/check-stubs
+	scripts/docs --check
 
 fix: .venv/installed  ## Repair what the linter can, and format
 	$(BIN)/ruff check --fix
@@ -31,6 +32,9 @@ fix: .venv/installed  ## Repair what the linter can, and format
 
 protos:  ## Regenerate losswire/v1 from protos/
 	scripts/protos
+
+docs: .venv/installed  ## Write docs/losses.md from the docstrings, and draw each loss
+	scripts/docs
 
 bench: .venv/installed  ## Measure, against a bare gRPC echo and plain protobuf
 	$(BIN)/python -m benchmarks.bench_frame

@@ -47,7 +47,7 @@ def losses(name: Annotated[str, tyro.conf.Positional] = "") -> int:
     Args:
         name: the loss to print; all names if it is left out.
     """
-    from lossserver.card import card, catalogue  # noqa: PLC0415
+    from lossserver.card import card, catalogue, served, signature  # noqa: PLC0415
     from lossserver.registry import UnknownNameError  # noqa: PLC0415
 
     if not name:
@@ -58,8 +58,7 @@ def losses(name: Annotated[str, tyro.conf.Positional] = "") -> int:
         found = card(name)
     except UnknownNameError as error:
         return _fail(str(error))
-    arguments = ", ".join(f"{p.name}: {p.type}" for p in found.parameters)
-    print(f"{found.name}({arguments})\n\n{found.text}")  # noqa: T201
+    print(f"{signature(found)}\n\n{found.text}\n\nServed:\n    {served(found)}")  # noqa: T201
     return 0
 
 

@@ -1,13 +1,14 @@
 """docs/losses.md: complete, linked, and what the docstrings say."""
 
 import re
+from html import unescape
 from itertools import pairwise
 
 import pytest
 
-from lossserver.card import LOSSES
+from lossserver.card import LOSSES, card, served, signature
 from scripts.losses_page.axes import PLOTS, boxes
-from scripts.losses_page.check import PAGE, complaints, missing
+from scripts.losses_page.check import PAGE, PICTURES, complaints, missing
 from scripts.losses_page.curves import curves
 from scripts.losses_page.page import anchor, page
 from scripts.losses_page.plots import draw
@@ -40,6 +41,15 @@ def test_every_picture_of_the_page_is_there_and_small():
     assert [path for path in shown if (PAGE.parent / path).stat().st_size > MOST] == []
 
 
+@pytest.mark.parametrize("name", list(PLOTS))
+def test_a_picture_says_what_is_drawn(name):
+    """The axis and each line's label are in it, to the last digit."""
+    texts = re.findall(r">([^<>]+)</text>", (PICTURES / f"{name}.svg").read_text())
+    plot = PLOTS[name]
+
+    assert {plot.axis, *(line.label for line in plot.lines)} <= set(map(unescape, texts))
+
+
 def test_a_changed_docstring_is_noticed(monkeypatch):
     """The check says which loss the page is out of date with."""
     text = page()
@@ -57,6 +67,19 @@ def test_a_loss_without_a_plot_is_named(monkeypatch):
 
     assert [line.split(":")[0] for line in missing()] == ["GIoULoss"]
     assert complaints() == missing()
+
+
+def test_a_card_says_what_a_docstring_does_not():
+    """Defaults, in the docstring's order; what a call must carry; company, memory and outputs."""
+    focal, seesaw = card("FocalLoss"), card("SeesawLoss")
+
+    assert signature(focal, types=False, width=200).startswith(
+        "FocalLoss(use_sigmoid=True, gamma=2.0"
+    )
+    assert {given.name for given in focal.inputs if given.required} == {"pred", "target"}
+    assert (focal.batchable, focal.remembers, list(focal.outputs)) == (True, False, ["loss"])
+    assert (seesaw.batchable, seesaw.remembers) == (False, True)
+    assert "loss_cls_classes" in served(seesaw)
 
 
 @pytest.mark.parametrize("name", ["FocalLoss", "KTOLoss", "HungarianLoss"])

@@ -218,7 +218,7 @@ class ListLossesResponse(_message.Message):
     def __init__(self, losses: _Optional[_Iterable[_Union[LossCard, _Mapping]]] = ...) -> None: ...
 
 class LossCard(_message.Message):
-    __slots__ = ("name", "summary", "text", "parameters", "inputs", "source", "batchable")
+    __slots__ = ("name", "summary", "text", "parameters", "inputs", "source", "batchable", "remembers", "outputs")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -226,6 +226,8 @@ class LossCard(_message.Message):
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     BATCHABLE_FIELD_NUMBER: _ClassVar[int]
+    REMEMBERS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     summary: str
     text: str
@@ -233,7 +235,9 @@ class LossCard(_message.Message):
     inputs: _containers.RepeatedCompositeFieldContainer[Input]
     source: str
     batchable: bool
-    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., text: _Optional[str] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., source: _Optional[str] = ..., batchable: bool = ...) -> None: ...
+    remembers: bool
+    outputs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., text: _Optional[str] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., source: _Optional[str] = ..., batchable: bool = ..., remembers: bool = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Parameter(_message.Message):
     __slots__ = ("name", "type", "default", "text")
@@ -248,12 +252,14 @@ class Parameter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., default: _Optional[_Union[Value, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Input(_message.Message):
-    __slots__ = ("name", "text")
+    __slots__ = ("name", "text", "required")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
     name: str
     text: str
-    def __init__(self, name: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+    required: bool
+    def __init__(self, name: _Optional[str] = ..., text: _Optional[str] = ..., required: bool = ...) -> None: ...
 
 class GetServerRequest(_message.Message):
     __slots__ = ()
