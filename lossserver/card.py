@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from lossserver import losses  # noqa: F401  (registers them)
+from lossserver import detection, losses  # noqa: F401  (registers them)
 from lossserver.losses.loss import Loss
 from lossserver.losses.rows import RowwiseLoss
 from lossserver.registry import LOSSES
@@ -95,11 +95,17 @@ def _parameters(known: tuple[Field[Any], ...], said: Mapping[str, str]) -> list[
         pb.Parameter(
             name=field.name,
             type=_written(field.type),
-            default=None if field.default is MISSING else value.pack(field.default, []),
+            default=_default(field),
             text=said.get(field.name, ""),
         )
         for field in sorted(known, key=lambda field: place.get(field.name, len(place)))
     ]
+
+
+def _default(field: Field[Any]) -> pb.Value | None:
+    if field.default_factory is not MISSING:
+        return value.pack(field.default_factory(), [])
+    return None if field.default is MISSING else value.pack(field.default, [])
 
 
 def _entries(section: str) -> dict[str, str]:

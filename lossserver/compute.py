@@ -22,7 +22,7 @@ from lossserver.job import Computed, Job
 from lossserver.losses.cotangent import Cotangent
 from lossserver.losses.rows import Rows, RowwiseLoss
 from lossserver.registry import RefusedError
-from lossserver.tree import map_tensors, tensors, zip_tensors
+from lossserver.tree import map_tensors, precision, tensors, zip_tensors
 
 
 def compute(batch: Sequence[Job], device: torch.device) -> list[Computed]:
@@ -31,44 +31,49 @@ def compute(batch: Sequence[Job], device: torch.device) -> list[Computed]:
     Raises:
         RefusedError: a lone job whose outputs do not fit its upstream gradient.
     """
-    rows = [job.rows for job in batch if job.rows is not None]
-    if not rows:
+    if batch[0].rows is None:
         return [_alone(job, device) for job in batch]
-    return _together(rows, batch[0].call.wrt, device)
+    return _together(batch, device)
 
 
-def _together(jobs: list[Rows], wrt: frozenset[str], device: torch.device) -> list[Computed]:
-    first = jobs[0]
+def _together(batch: Sequence[Job], device: torch.device) -> list[Computed]:
+    jobs = [job.rows for job in batch if job.rows is not None]
+    formula, call = jobs[0].formula, batch[0].call
     sizes = [len(job.leaves[0]) for job in jobs]
-    dtype = _precision(first.leaves)
-    columns = zip(*(job.leaves for job in jobs), strict=True)
-    joined = iter([_join(column, device, dtype) for column in columns])
-    inputs = {
-        name: map_tensors(lambda _: next(joined), tree) for name, tree in first.inputs.items()
-    }
-    names = sorted(wrt & inputs.keys())
+    dtype = precision(call.inputs)
+    inputs = _joined(jobs, device, dtype)
+    names = sorted(call.wrt & inputs.keys())
     leaves = _leaves(inputs, names)
     with torch.set_grad_enabled(bool(leaves)):
-        rows = first.formula.formula(**inputs)
+        rows = formula.formula(**inputs)
     parts = _split(rows.detach(), sizes)
     ends = [_placed(job.cotangent, device, dtype) for job in jobs]
     losses = _to_host([end.value(part) for end, part in zip(ends, parts, strict=True)])
     cotangent = _cat([end.of(part) for end, part in zip(ends, parts, strict=True)])
     grads = _grads([rows], leaves, [cotangent])
     if any(end.may_be_zero for end in ends):
-        grads = _silenced(grads, first.formula, cotangent)
+        grads = _silenced(grads, formula, cotangent)
     split = [[None] * len(jobs) if g is None else _split(g.cpu(), sizes) for g in grads]
     own = [
         _by_name(inputs, job.inputs, names, leaves, [column[i] for column in split])
         for i, job in enumerate(jobs)
     ]
-    if "weight" in wrt:
+    if "weight" in call.wrt:
         for grad, end, part, job in zip(own, ends, parts, jobs, strict=True):
             grad["weight"] = _of_weight(end, part, job)
     return [
-        Computed(losses={"loss": _rounded(loss, job.leaves)}, grads=grad)
-        for loss, job, grad in zip(losses, jobs, own, strict=True)
+        Computed(losses={"loss": _rounded(loss, job.call.inputs)}, grads=grad)
+        for loss, job, grad in zip(losses, batch, own, strict=True)
     ]
+
+
+def _joined(jobs: list[Rows], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """The inputs of all jobs, their rows one after another."""
+    columns = zip(*(job.leaves for job in jobs), strict=True)
+    joined = iter([_join(column, device, dtype) for column in columns])
+    return {
+        name: map_tensors(lambda _: next(joined), tree) for name, tree in jobs[0].inputs.items()
+    }
 
 
 def _leaves(inputs: Mapping[str, Any], names: list[str]) -> list[Tensor]:
@@ -123,37 +128,45 @@ def _silenced(
 
 def _alone(job: Job, device: torch.device) -> Computed:
     call = job.call
-    given = list(tensors(call.inputs))
-    dtype = _precision(given)
-    place = functools.partial(_placed_tensor, device=device, dtype=dtype)
+    place = functools.partial(_placed_tensor, device=device, dtype=precision(call.inputs))
     inputs = {name: map_tensors(place, value) for name, value in call.inputs.items()}
     names = sorted(call.wrt)
     leaves = _leaves(inputs, names)
     state = map_tensors(lambda one: one.to(device), call.state)
-    grad_output = {name: place(value) for name, value in call.grad_output.items()}
+    grad_output = {name: map_tensors(place, tree) for name, tree in call.grad_output.items()}
     with torch.set_grad_enabled(bool(leaves)):
         outputs, state = job.loss.step(
             replace(call, inputs=inputs, grad_output=grad_output, state=state)
         )
-    upstream = [_upstream(name, out, grad_output) for name, out in outputs.items()]
-    grads = _grads(list(outputs.values()), leaves, upstream)
+    upstream = [one for name, out in outputs.items() for one in _upstream(name, out, grad_output)]
+    grads = _grads(list(tensors(outputs)), leaves, upstream)
     return Computed(
-        losses={name: _rounded(out.detach(), given) for name, out in outputs.items()},
+        losses={
+            name: map_tensors(lambda one: one.detach().cpu(), out)
+            if name in job.loss.metrics
+            else map_tensors(lambda one: _rounded(one.detach(), call.inputs), out)
+            for name, out in outputs.items()
+        },
         grads=_by_name(inputs, call.inputs, names, leaves, grads),
         state=map_tensors(lambda one: one.detach().cpu(), state),
+        metrics=job.loss.metrics & outputs.keys(),
     )
 
 
-def _upstream(name: str, out: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+def _upstream(name: str, out: Any, given: Mapping[str, Any]) -> list[Tensor]:
+    """The upstream gradient of each tensor of an output."""
+    outs = list(tensors(out))
     if name not in given:
-        return torch.ones_like(out)
-    if given[name].shape != out.shape:
+        return [torch.ones_like(one) for one in outs]
+    found = list(tensors(given[name]))
+    shapes = [list(one.shape) for one in outs]
+    if [list(one.shape) for one in found] != shapes:
         raise RefusedError(
             "grad_output",
-            f"must be shaped like the loss, {list(out.shape)}",
-            list(given[name].shape),
+            f"must be shaped like the loss, {shapes[0] if isinstance(out, Tensor) else shapes}",
+            [list(one.shape) for one in found],
         )
-    return given[name]
+    return found
 
 
 def _grads(
@@ -168,20 +181,11 @@ def _grads(
     return list(torch.autograd.grad(found, leaves, upstream, allow_unused=True))
 
 
-def _precision(given: Sequence[Tensor]) -> torch.dtype:
-    """What to compute in: the widest of the given floats, and no less than float32."""
-    widest = torch.float32
-    for tensor in given:
-        if tensor.is_floating_point():
-            widest = torch.promote_types(widest, tensor.dtype)
-    return widest
-
-
-def _rounded(loss: Tensor, given: Sequence[Tensor]) -> Tensor:
+def _rounded(loss: Tensor, given: Mapping[str, Any]) -> Tensor:
     """The loss on the CPU; an unreduced one in the widest dtype of the given floats."""
-    if not loss.dim():
+    if not loss.dim() or not loss.is_floating_point():
         return loss.cpu()
-    dtypes = [tensor.dtype for tensor in given if tensor.is_floating_point()]
+    dtypes = [tensor.dtype for tensor in tensors(given) if tensor.is_floating_point()]
     return loss.to("cpu", functools.reduce(torch.promote_types, dtypes or [loss.dtype]))
 
 

@@ -21,7 +21,7 @@ from lossserver.job import Job
 from lossserver.losses.loss import Call, Loss, check_names, name_of
 from lossserver.losses.rows import Rows, RowwiseLoss
 from lossserver.registry import LOSSES, RefusedError, UnknownNameError
-from lossserver.tree import tensors
+from lossserver.tree import precision, tensors
 from losswire import frame
 from losswire.errors import LossError, MessageError, SpecError, TensorError, UnknownLossError
 from losswire.tensor import TensorBytes
@@ -31,6 +31,10 @@ from losswire.value import MAX_DEPTH, Reader
 #: Bytes of a config. The longest in use, a class_weight of LVIS's 1,203 classes, has 14 KiB; and
 #: a thousand built losses are kept.
 MAX_CONFIG = 1 << 16
+
+#: Bytes of a header from which a message is slow to decode however few it has: they may be a
+#: thousand values, each of which costs some microseconds, or that many small tensors to check.
+WORDY = 1 << 12
 
 #: Names of `Call`'s own options; what is refused of them is the spec's fault, not a tensor's.
 _OPTIONS = {"reduction_override", "avg_factor", "wrt", "ignore_index", "inputs", "state"}
@@ -48,22 +52,9 @@ def decode(message: bytes, deadline: float | None, future: "asyncio.Future[Any]"
         RequestError: whatever is wrong with it.
     """
     serialised, payloads = frame.read(message)
-    try:
-        header = pb.ComputeHeader.FromString(serialised)
-    except DecodeError:
-        # The parser does not say which; it gives up at 100 levels of messages, 30 of ours.
-        raise MessageError(
-            f"must be a losswire.v1.ComputeHeader, lists and maps at most {MAX_DEPTH} deep",
-            field="header",
-            given=f"{len(serialised)} bytes",
-        ) from None
+    header = _header(serialised)
+    name, loss = _loss_of(header)
     reader = Reader(payloads, to_torch)
-    config = header.config.SerializeToString(deterministic=True)
-    if len(config) > MAX_CONFIG:
-        raise SpecError(
-            f"must have at most {MAX_CONFIG} bytes", field="config", given=f"{len(config)} bytes"
-        )
-    name, loss = _loss(config)
     call = _call(header, reader)
     reader.finish()
     _check_wrt(call)
@@ -77,12 +68,43 @@ def decode(message: bytes, deadline: float | None, future: "asyncio.Future[Any]"
         loss=loss,
         call=call,
         rows=rows,
-        key=object() if rows is None else (rows.formula, _layout(rows.inputs), call.wrt),
+        key=object() if rows is None else _key(rows, call),
         elements=_elements(call, rows),
         deadline=deadline,
         arrived=time.monotonic(),
         future=future,
     )
+
+
+def slow(message: bytes) -> bool:
+    """Whether `decode` may take long, even if the message is small.
+
+    Raises:
+        RequestError: what is wrong with it, as far as it has been looked at.
+    """
+    serialised, _ = frame.read(message)
+    return len(serialised) >= WORDY or _loss_of(_header(serialised))[1].slow
+
+
+def _header(serialised: bytes) -> pb.ComputeHeader:
+    try:
+        return pb.ComputeHeader.FromString(serialised)
+    except DecodeError:
+        # The parser does not say which; it gives up at 100 levels of messages, 30 of ours.
+        raise MessageError(
+            f"must be a losswire.v1.ComputeHeader, lists and maps at most {MAX_DEPTH} deep",
+            field="header",
+            given=f"{len(serialised)} bytes",
+        ) from None
+
+
+def _loss_of(header: pb.ComputeHeader) -> tuple[str, Loss]:
+    config = header.config.SerializeToString(deterministic=True)
+    if len(config) > MAX_CONFIG:
+        raise SpecError(
+            f"must have at most {MAX_CONFIG} bytes", field="config", given=f"{len(config)} bytes"
+        )
+    return _loss(config)
 
 
 def _rows(loss: Loss, call: Call) -> Rows | None:
@@ -140,7 +162,9 @@ def _loss(serialised: bytes) -> tuple[str, Loss]:
 
 
 def _call(header: pb.ComputeHeader, reader: Reader) -> Call:
-    inputs = {name: reader.read(value, name) for name, value in header.inputs.items()}
+    read = {name: reader.read(value, name) for name, value in header.inputs.items()}
+    # An input that is null is one that is not there, as a client of ours sends none.
+    inputs = {name: given for name, given in read.items() if given is not None}
     if not any(True for _ in tensors(inputs)):
         raise TensorError(
             "a call must have at least one tensor (a list of numbers is none)",
@@ -151,14 +175,8 @@ def _call(header: pb.ComputeHeader, reader: Reader) -> Call:
     if header.HasField("grad_output"):
         upstream = reader.read(header.grad_output, "grad_output")
         upstream = upstream if isinstance(upstream, dict) else {"loss": upstream}
-        for value in upstream.values():
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                given = name_of(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-                raise TensorError(
-                    "must be a floating-point tensor, or one for each output",
-                    field="grad_output",
-                    given=given,
-                )
+        for tree in upstream.values():
+            _check_upstream(tree)
     return Call(
         inputs=inputs,
         wrt=frozenset(header.wrt),
@@ -169,6 +187,17 @@ def _call(header: pb.ComputeHeader, reader: Reader) -> Call:
         grad_output=upstream,
         state=reader.read(header.state, "state") if header.HasField("state") else None,
     )
+
+
+def _check_upstream(tree: Any) -> None:
+    leaves = [tree] if isinstance(tree, Tensor) else list(tensors(tree))
+    odd = [name_of(leaf.dtype) for leaf in leaves if not leaf.is_floating_point()]
+    if odd or not leaves:
+        raise TensorError(
+            "must be a floating-point tensor, or one for each output",
+            field="grad_output",
+            given=odd[0] if odd else type(tree).__name__,
+        )
 
 
 def _check_wrt(call: Call) -> None:
@@ -186,6 +215,11 @@ def _check_wrt(call: Call) -> None:
                 field=wanted,
                 given=name_of(leaves[0].dtype) if leaves else "no tensor",
             )
+
+
+def _key(rows: Rows, call: Call) -> Any:
+    """What must be equal for rows to be computed together."""
+    return rows.formula, _layout(rows.inputs), call.wrt, precision(call.inputs)
 
 
 def _layout(tree: Any) -> Any:

@@ -21,6 +21,7 @@ def encode(result: Result, decode_seconds: float) -> bytes:
     header = pb.ResultHeader()
     _pack(result.computed.losses, header.losses, payloads, "losses")
     _pack(result.computed.grads, header.grads, payloads, "grads")
+    header.metrics.extend(sorted(result.computed.metrics))
     if result.computed.state is not None:
         state = map_tensors(to_bytes, result.computed.state)
         header.state.CopyFrom(value.pack(state, payloads, "state"))

@@ -5,8 +5,6 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from lossserver.losses.loss import Call, Loss
 from lossserver.losses.rows import Rows
 
@@ -43,14 +41,16 @@ class Computed:
     """Outputs and gradients of one job, on the CPU.
 
     Attributes:
-        losses: each named output.
+        losses: each named output; a tensor, or a tree of them.
         grads: for each name in wrt a tree like that input; None where no gradient reaches.
         state: of a loss that remembers.
+        metrics: names of the outputs that are no loss.
     """
 
-    losses: Mapping[str, Tensor]
+    losses: Mapping[str, Any]
     grads: Mapping[str, Any]
     state: Any = None
+    metrics: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

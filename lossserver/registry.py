@@ -7,6 +7,7 @@ is the same as none.
 """
 
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -40,11 +41,14 @@ class RefusedError(ValueError):
 
 
 class UnknownNameError(LookupError):
-    """No loss is registered under this name."""
+    """Nothing is registered under this name."""
 
 
 class Registry:
-    """A set of loss classes, by name.
+    """A set of classes, by name.
+
+    Parameters:
+        kind: what they are, for errors: "loss".
 
     Example::
 
@@ -55,7 +59,8 @@ class Registry:
         LOSSES.build({"type": "L1Loss"})
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "loss") -> None:
+        self.kind = kind
         self._by_name: dict[str, type[Any]] = {}
         self._aliases: dict[str, str] = {}
 
@@ -67,16 +72,23 @@ class Registry:
         """Add a class under this name, which usually has a scope: "torch.HuberLoss"."""
 
         def register(cls: type[T]) -> type[T]:
-            if name in self._by_name or name in self._aliases:
-                raise ValueError(f"a loss named {name!r} is already registered")
+            self._refuse_taken(name)
             self._by_name[name] = cls
             return cls
 
         return register
 
     def alias(self, other: str, name: str) -> None:
-        """Let `other` be another name of the loss `name`, which may be registered later."""
+        """Let `other` be another name of the loss `name`, which may be registered later.
+
+        Raises ValueError if `other` is taken.
+        """
+        self._refuse_taken(other)
         self._aliases[other] = name
+
+    def _refuse_taken(self, name: str) -> None:
+        if name in self._by_name or name in self._aliases:
+            raise ValueError(f"a {self.kind} named {name!r} is already registered")
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -92,19 +104,36 @@ class Registry:
                 is not given, one of the wrong type, or a value it refuses.
         """
         written = self.named(config)
-        cls = self._by_name[written]
-        params = {name: value for name, value in config.items() if name not in MARKS}
+        cls: Any = self._by_name[written]
+        unread = MARKS | getattr(cls, "UNREAD", frozenset())
+        params = {name: value for name, value in config.items() if name not in unread}
         known = {field.name: field for field in fields(cls)}
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         for name, value in params.items():
             if name not in known:
                 near = _near(name, known)
                 raise RefusedError(name, f"{written} has no such parameter{near}", repr(value))
             params[name] = _typed(name, value, hints[name])
         for name, field in known.items():
-            if name not in params and field.default is MISSING:
+            if name not in params and field.default is field.default_factory is MISSING:
                 raise RefusedError(name, f"{written} needs this parameter", "nothing")
         return cls(**params)
+
+    def part(self, config: Any, field: str) -> Any:
+        """What the config in that field of another config makes.
+
+        Raises:
+            RefusedError: as `build`, an unknown name among it; its field is a path: "assigner.topk".
+        """
+        if not isinstance(config, Mapping):
+            raise RefusedError(field, f"must be the config of a {self.kind}", repr(config))
+        try:
+            return self.build(config)
+        except RefusedError as refusal:
+            path = f"{field}.{refusal.field}"
+            raise RefusedError(path, refusal.rule, refusal.given) from None
+        except UnknownNameError as error:
+            raise RefusedError(f"{field}.type", str(error), repr(config["type"])) from None
 
     def named(self, config: Mapping[str, Any]) -> str:
         """The name of the loss that a config means.
@@ -114,7 +143,9 @@ class Registry:
             RefusedError: no `type`, or one that is not a text.
         """
         if "type" not in config:
-            raise RefusedError("type", "a config must name its loss", f"keys {sorted(config)}")
+            raise RefusedError(
+                "type", f"a config must name its {self.kind}", f"keys {sorted(config)}"
+            )
         name, scope = config["type"], config.get("_scope_")
         if isinstance(scope, str) and isinstance(name, str) and "." not in name:
             name = f"{scope}.{name}"
@@ -130,16 +161,23 @@ class Registry:
             UnknownNameError: no loss of that name.
         """
         if not isinstance(name, str):
-            raise RefusedError("type", "the name of a loss must be a text", repr(name))
+            raise RefusedError("type", f"the name of a {self.kind} must be a text", repr(name))
         plain = name.removeprefix("mmdet.")
         found = self._aliases.get(plain, plain)
         if found not in self._by_name:
             near = _near(name, {**self._by_name, **self._aliases})
-            raise UnknownNameError(f"no loss named {name[:64]!r}{near}")
+            raise UnknownNameError(f"no {self.kind} named {name[:64]!r}{near}")
         return found
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._by_name
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._by_name))
+
+
+#: The types of a class's fields. To find them takes longer than all else of building a loss.
+_hints = functools.cache(typing.get_type_hints)
 
 
 def _near(name: str, known: Any) -> str:

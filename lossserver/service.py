@@ -14,7 +14,7 @@ from grpc.aio import ServicerContext
 import lossserver
 from lossserver.admit import Admission, Limits
 from lossserver.card import catalogue
-from lossserver.decode import decode, refused
+from lossserver.decode import decode, refused, slow
 from lossserver.encode import encode
 from lossserver.job import Job, Result
 from lossserver.registry import RefusedError
@@ -67,12 +67,13 @@ class LossService:
                 started = time.perf_counter()
                 deadline = None if remaining is None else time.monotonic() + remaining
                 future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-                call.job = await _off_loop(len(message), decode, message, deadline, future)
+                aside = len(message) >= LARGE or slow(message)
+                call.job = await _off_loop(aside, decode, message, deadline, future)
                 decoded = time.perf_counter() - started
                 self._worker.put(call.job)
                 call.result = await future
-                size = _bytes_of(call.result)
-                reply: bytes = await _off_loop(size, encode, call.result, decoded)
+                aside = _bytes_of(call.result) >= LARGE
+                reply: bytes = await _off_loop(aside, encode, call.result, decoded)
             # After the reply has been handed to gRPC, who waits for it no longer waits for the log.
             asyncio.get_running_loop().call_soon(call.write, "OK")
         except asyncio.CancelledError:
@@ -167,9 +168,9 @@ def _bytes_of(result: Result) -> int:
     return sum(t.nbytes for t in tensors([dict(computed.losses), dict(computed.grads)]))
 
 
-async def _off_loop(size: int, work: Callable[..., Any], *args: Any) -> Any:
-    """`work(*args)`; in a thread if it moves many bytes."""
-    return await asyncio.to_thread(work, *args) if size >= LARGE else work(*args)
+async def _off_loop(aside: bool, work: Callable[..., Any], *args: Any) -> Any:
+    """`work(*args)`; in a thread if it may take long."""
+    return await asyncio.to_thread(work, *args) if aside else work(*args)
 
 
 async def _abort(context: Context, error: Exception, call: _LogLine | None) -> NoReturn:

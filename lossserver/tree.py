@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -38,3 +39,12 @@ def tensors(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, list):
         for value in tree:
             yield from tensors(value)
+
+
+def precision(tree: Any) -> torch.dtype:
+    """What to compute a tree in: the widest of its floats, and no less than float32."""
+    widest = torch.float32
+    for tensor in tensors(tree):
+        if tensor.is_floating_point():
+            widest = torch.promote_types(widest, tensor.dtype)
+    return widest

@@ -132,9 +132,10 @@ class Reader:
                     for i, item in enumerate(value.list_value.items)
                 ]
             case "map_value":
+                # A protobuf map has no order of its own; the same bytes shall read the same.
                 return {
-                    key: self.read(item, f"{field}.{key}", depth + 1)
-                    for key, item in value.map_value.entries.items()
+                    key: self.read(value.map_value.entries[key], f"{field}.{key}", depth + 1)
+                    for key in sorted(value.map_value.entries)
                 }
             case "tensor_value":
                 return self._tensor(value.tensor_value, field)

@@ -36,12 +36,15 @@ class Result:
     """What a call gave.
 
     Attributes:
-        loss: a float, or an array if unreduced; the sum of all parts of a loss that has parts.
-        losses: each part by name; {"loss": ...} for a loss without parts.
+        loss: a float, or an array if unreduced; the sum of all parts of a loss that has parts; a
+            metric if that is all there is.
+        losses: each part by name, a list where there is one a level or image; {"loss": ...} for
+            a loss without parts. A head's counts and recalls are here, too, and not in `loss`.
         grads: for each name in `wrt` a tree like that input, each array of that input's dtype;
             None where no gradient reaches.
         state: what to send as `state` with the next call, for a loss that remembers.
         timings: where the server spent its time.
+        metrics: names of the outputs that are no loss: counts, recalls, targets.
     """
 
     loss: Any
@@ -49,6 +52,7 @@ class Result:
     grads: dict[str, Any]
     state: Any
     timings: Timings
+    metrics: frozenset[str] = frozenset()
 
     @property
     def grad(self) -> Any:
@@ -82,21 +86,74 @@ def encode_call(
             header.inputs[name].CopyFrom(value.pack(given, payloads, name))
     _set_options(header, payloads, avg_factor=avg_factor, reduction_override=reduction_override)
     if grad_output is not None:
-        if not isinstance(grad_output, dict | TensorBytes):
+        if not isinstance(grad_output, dict | TensorBytes | int | float):
             grad_output = np.asarray(grad_output)
-        header.grad_output.CopyFrom(value.pack(grad_output, payloads, "grad_output"))
+        header.grad_output.CopyFrom(value.pack(_upstream(grad_output), payloads, "grad_output"))
     if state is not None:
         header.state.CopyFrom(value.pack(state, payloads, "state"))
     return frame.write(header.SerializeToString(), payloads)
 
 
+def call_message(
+    cfg: Mapping[str, Any],
+    pred: Any,
+    target: Any = None,
+    weight: Any = None,
+    avg_factor: float | Mapping[str, float] | None = None,
+    reduction_override: str | Mapping[str, str] | None = None,
+    *,
+    grad_output: Any = None,
+    wrt: Iterable[str] = ("pred",),
+    state: Any = None,
+    **more: Any,
+) -> bytes:
+    """The serialised ComputeRequest of `Client.compute` with these arguments."""
+    return encode_call(
+        cfg,
+        {"pred": _arrays(pred), "target": _arrays(target), "weight": _arrays(weight), **more},
+        wrt=wrt,
+        avg_factor=avg_factor,
+        reduction_override=reduction_override,
+        grad_output=grad_output,
+        state=state,
+    )
+
+
+def _arrays(value: Any) -> Any:
+    """Bare numbers as arrays: a pred or weight may be one."""
+    return np.asarray(value) if isinstance(value, int | float | np.generic) else value
+
+
 def _set_options(header: pb.ComputeHeader, payloads: list[Buffer], **options: Any) -> None:
     """An option for all parts is one of the call; a map of them by part is an input."""
     for name, given in options.items():
-        if isinstance(given, Mapping):
-            header.inputs[name].CopyFrom(value.pack(plain(given), payloads, name))
-        elif given is not None:
-            setattr(header, name, _number(given, name) if name == "avg_factor" else given)
+        if given is None:
+            continue
+        own = numbers(given, name) if name == "avg_factor" else given
+        if isinstance(own, Mapping):
+            header.inputs[name].CopyFrom(value.pack(plain(own), payloads, name))
+        else:
+            setattr(header, name, own)
+
+
+def _upstream(tree: Any) -> Any:
+    """An upstream gradient with its numbers as arrays."""
+    if isinstance(tree, TensorBytes):
+        return tree
+    if isinstance(tree, dict):
+        return {name: _upstream(one) for name, one in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_upstream(one) for one in tree]
+    return np.asarray(float(tree)) if isinstance(tree, int | float | np.generic) else tree
+
+
+def _loss(losses: dict[str, Any], metrics: Iterable[str]) -> Any:
+    """The only loss as it is, or the sum of all that are no metrics; a lone metric if it is all."""
+    parts = [losses[name] for name in losses.keys() - set(metrics)]
+    if not parts and len(losses) == 1:
+        parts = list(losses.values())
+    alone = len(parts) == 1 and not isinstance(parts[0], list)
+    return parts[0] if alone else total(parts)
 
 
 def total(losses: Any) -> Any:
@@ -106,10 +163,17 @@ def total(losses: Any) -> Any:
     return losses if isinstance(losses, float) else losses.sum()
 
 
-def _number(given: Any, field: str) -> float:
+def numbers(given: Any, field: str) -> Any:
+    """A number of any kind as a float, or a map of them.
+
+    Raises:
+        SpecError: something that is no number.
+    """
+    if isinstance(given, Mapping):
+        return {part: numbers(one, f"{field}.{part}") for part, one in given.items()}
     try:
         return float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last is torch's, of several numbers
         raise SpecError("must be a number", field=field, given=repr(given)) from None
 
 
@@ -146,11 +210,12 @@ def decode_reply(message: bytes, leaf: Callable[[TensorBytes], Any]) -> Result:
     losses = {name: reader.read(header.losses[name], name) for name in sorted(header.losses)}
     took = header.timings
     return Result(
-        loss=next(iter(losses.values())) if len(losses) == 1 else total(losses),
+        loss=_loss(losses, header.metrics),
         losses=losses,
         grads={name: reader.read(given, name) for name, given in header.grads.items()},
         state=reader.read(header.state, "state") if header.HasField("state") else None,
         timings=Timings(
             queue=took.queue, decode=took.decode, compute=took.compute, encode=took.encode
         ),
+        metrics=frozenset(header.metrics),
     )

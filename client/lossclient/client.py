@@ -8,9 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-import numpy as np
 
-from lossclient.call import Result, decode_reply, encode_call
+from lossclient.call import Result, call_message, decode_reply, encode_call
 from lossclient.transport import Retry, Transport
 from losswire import tensor
 from losswire.tensor import TensorBytes
@@ -89,7 +88,7 @@ class Client:
             RequestError: the call is at fault; its message names field and rule.
             ServiceError: the server is, or is not there.
         """
-        message = _message(
+        message = call_message(
             cfg,
             pred,
             target,
@@ -103,12 +102,48 @@ class Client:
         )
         return self._receive(message, timeout)
 
+    def assign(
+        self,
+        cfg: Mapping[str, Any],
+        target: Any,
+        *,
+        featmap_sizes: Any = None,
+        anchors: Any = None,
+        pred: Any = None,
+        seed: int = 0,
+        timeout: float | None = 30.0,
+    ) -> dict[str, Any]:
+        """What a head's anchors are to predict, without sending predictions.
+
+        Parameters:
+            cfg: config of a head over anchors, or of an assigner.
+            target: dict(gt_bboxes=[...], gt_labels=[...], img_metas=[...]), an entry an image.
+            featmap_sizes: height and width of each level's map, of a head; or
+            anchors: a list of arrays [n, 4], one a level.
+            pred: of an assigner that looks at predictions: dict(scores=[...], bboxes=[...]).
+            seed: of a sampler that chooses at random.
+            timeout: seconds for everything, retries included.
+
+        Returns:
+            Of a head: labels, label_weights, bbox_targets, bbox_weights and anchors, an array a
+            level; pos_inds, neg_inds and pos_gt_inds, an array an image; avg_factor, an int. Of an
+            assigner: gt_inds, labels and max_overlaps, an array an image.
+
+        Raises:
+            RequestError: the call is at fault; its message names image and field.
+            ServiceError: the server is, or is not there.
+        """
+        sizes = featmap_sizes and [[int(side) for side in size] for size in featmap_sizes]
+        inputs = {"target": target, "featmap_sizes": sizes, "anchors": anchors, "pred": pred}
+        message = encode_call({"type": "Assign", "of": cfg}, {**inputs, "seed": seed}, wrt=())
+        return self._receive(message, timeout).losses
+
     def submit(self, *args: Any, timeout: float | None = 30.0, **kwargs: Any) -> "Future[Result]":
         """`compute` with the same arguments, not waited for.
 
         The arrays are read before it returns: they may be overwritten then.
         """
-        return self._executor().submit(self._receive, _message(*args, **kwargs), timeout)
+        return self._executor().submit(self._receive, call_message(*args, **kwargs), timeout)
 
     def _receive(self, message: bytes, timeout: float | None) -> Result:
         return decode_reply(self.send(message, timeout), _to_numpy)
@@ -179,35 +214,6 @@ class Client:
             if self._pool is None or self._pool[0] != os.getpid():
                 self._pool = os.getpid(), ThreadPoolExecutor(SUBMITTED_AT_ONCE, "lossclient")
             return self._pool[1]
-
-
-def _message(
-    cfg: Mapping[str, Any],
-    pred: Any,
-    target: Any = None,
-    weight: Any = None,
-    avg_factor: float | Mapping[str, float] | None = None,
-    reduction_override: str | Mapping[str, str] | None = None,
-    *,
-    grad_output: Any = None,
-    wrt: Iterable[str] = ("pred",),
-    state: Any = None,
-    **more: Any,
-) -> bytes:
-    return encode_call(
-        cfg,
-        {"pred": _arrays(pred), "target": _arrays(target), "weight": _arrays(weight), **more},
-        wrt=wrt,
-        avg_factor=avg_factor,
-        reduction_override=reduction_override,
-        grad_output=grad_output,
-        state=state,
-    )
-
-
-def _arrays(value: Any) -> Any:
-    """Bare numbers as arrays: a pred or weight may be one."""
-    return np.asarray(value) if isinstance(value, int | float | np.generic) else value
 
 
 def _to_numpy(given: TensorBytes) -> Any:

@@ -13,16 +13,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lossclient.call import Result, decode_reply, encode_call
+from lossclient.call import Result, decode_reply, encode_call, numbers
 from lossclient.client import Client
-from lossclient.torch_tree import flat, gradients_of, map_tree, nested, tensors_of
+from lossclient.torch_state import Remembering
+from lossclient.torch_tree import gradients_of, map_tree, tensors_of
 from losswire import tensor
 from losswire.tensor import TensorBytes
 
+#: Stands where a tensor was, in a tree that is kept for its shape alone.
+PLACE = torch.empty(0)
 
-class RemoteLoss(nn.Module):
+
+class RemoteLoss(Remembering):
     """A loss computed by a server, with MMDetection's call signature and a grad_fn.
 
     Inputs may be on any device; the loss comes back on that of `pred`. Works
@@ -33,6 +37,7 @@ class RemoteLoss(nn.Module):
     What a loss remembers (SeesawLoss, GHMC, EQLV2Loss) is in buffers by upstream's
     names from the first call on, in state_dict() and back from it; each forward
     with the module moves it on by one step, whether or not there is a backward.
+    The first forward after a state was loaded into a new module is two calls.
 
     Parameters:
         cfg: MMDetection's config dict, such as dict(type="FocalLoss").
@@ -56,8 +61,10 @@ class RemoteLoss(nn.Module):
         avg_factor: float | Tensor | Mapping[str, float | Tensor] | None = None,
         reduction_override: str | Mapping[str, str] | None = None,
         **more: Any,
-    ) -> Tensor | dict[str, Tensor]:
+    ) -> Any:
         """The loss: float [] if reduced, else shaped as the loss gives it; of several parts a dict.
+
+        A part that has a value a level or an image is a list, as upstream's heads give it.
 
         Parameters:
             pred: tensor, or nested dicts and lists of tensors.
@@ -73,70 +80,44 @@ class RemoteLoss(nn.Module):
         """
         if isinstance(weight, int | float):
             weight = torch.tensor(float(weight))
-        if isinstance(avg_factor, Mapping):
-            avg_factor = {part: float(given) for part, given in avg_factor.items()}
-        elif avg_factor is not None:
-            avg_factor = float(avg_factor)
-        call = _Call(
-            self.client,
-            self.timeout,
-            self.cfg,
-            {"pred": pred, "target": target, "weight": weight, **more},
-            avg_factor=avg_factor,
-            reduction_override=reduction_override,
-            state=nested({name: kept.detach().clone() for name, kept in self.named_buffers()}),
-        )
-        losses = _Remote.apply(call, *call.tensors)  # type: ignore[no-untyped-call]
-        self._remember(call.next_state, call.tensors[0].device)
-        return losses[0] if len(losses) == 1 else dict(zip(call.parts, losses, strict=True))
+        inputs = {"pred": pred, "target": target, "weight": weight, **more}
+        tensors = tuple(tensors_of(inputs))
+        options = {
+            "avg_factor": None if avg_factor is None else numbers(avg_factor, "avg_factor"),
+            "reduction_override": reduction_override,
+        }
+        if self.guessed:
+            self.settle(_Call(self, inputs, **options, state=None).send(tensors, []).state)
+        call = _Call(self, inputs, **options, state=self.state())
+        following = iter(_Remote.apply(call, *tensors))  # type: ignore[no-untyped-call]
+        self.remember(call.next_state, tensors[0].device)
+        losses = map_tree(lambda _: next(following), call.outputs)
+        return losses["loss"] if losses.keys() == {"loss"} else losses
 
     def extra_repr(self) -> str:
         """What repr() shows between the parentheses."""
         return f"{self.cfg}, target={self.client.transport.target!r}"
 
-    def _remember(self, state: Any, device: torch.device) -> None:
-        own = dict(self.named_buffers())
-        for name, value in flat(state).items():
-            if name in own:
-                own[name].copy_(value)
-            else:
-                self.register_buffer(name, value.to(device))
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        # The buffers of a loss that was not called yet come into being here.
-        for key, value in state_dict.items():
-            name = key.removeprefix(prefix)
-            if key.startswith(prefix) and isinstance(value, Tensor) and name not in self._buffers:
-                self.register_buffer(name, torch.empty_like(value))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
 
 class _Call:
-    """One forward's call, apart from its tensors, which autograd keeps.
+    """One forward's call, apart from its tensors, which autograd keeps as long as it needs them.
 
     Attributes:
-        tensors: of all inputs, in order.
         wrt: names of the inputs that want gradients.
-        parts: names of the outputs, in order; known when it was sent.
+        outputs: by name, with a PLACE for each tensor; known when it was sent.
+        metrics: names of those that are no loss; likewise.
         next_state: what is remembered after it; likewise.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        timeout: float,
-        cfg: Mapping[str, Any],
-        inputs: Mapping[str, Any],
-        **options: Any,
-    ) -> None:
-        self._client = client
-        self._timeout = timeout
-        self._cfg = cfg
-        self._inputs = inputs
+    def __init__(self, of: RemoteLoss, inputs: Mapping[str, Any], **options: Any) -> None:
+        self._client = of.client
+        self._timeout = of.timeout
+        self._cfg = of.cfg
+        self._inputs = map_tree(lambda _: PLACE, inputs)
         self._options = options
-        self.parts: list[str] = []
+        self.outputs: dict[str, Any] = {}
+        self.metrics: frozenset[str] = frozenset()
         self.next_state: Any = None
-        self.tensors = list(tensors_of(inputs))
         self.wrt = [
             name
             for name, tree in inputs.items()
@@ -153,7 +134,7 @@ class _Call:
         self,
         tensors: tuple[Tensor, ...],
         wrt: list[str],
-        upstream: dict[str, Tensor] | None = None,
+        upstream: dict[str, Any] | None = None,
     ) -> Result:
         """Ask the server, with these tensors in the places of the call's own."""
         following = iter(tensors)
@@ -166,6 +147,19 @@ class _Call:
             **self._options | {"state": map_tree(to_bytes, self._options["state"])},
         )
         return decode_reply(self._client.send(message, self._timeout), to_torch)
+
+    def take(self, result: Result) -> list[Tensor]:
+        """Each tensor of the outputs; the rest of the result is noted."""
+        self.outputs = {
+            name: map_tree(lambda _: PLACE, tree) for name, tree in result.losses.items()
+        }
+        self.metrics, self.next_state = result.metrics, result.state
+        return list(tensors_of(result.losses))
+
+    def counts(self, losses: list[Tensor]) -> list[Tensor]:
+        """Those of the outputs' tensors that are of metrics."""
+        names = [name for name, tree in self.outputs.items() for _ in tensors_of(tree)]
+        return [one for name, one in zip(names, losses, strict=True) if name in self.metrics]
 
     def aligned(self, result: Result, like: tuple[Tensor, ...]) -> list[Tensor | None]:
         """The result's gradients, one for each tensor of the call, on that tensor's device."""
@@ -187,15 +181,16 @@ class _Remote(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.call = call
         result = call.send(tensors, call.wrt if call.reduced else [])
-        call.parts, call.next_state = list(result.losses), result.state
-        losses = list(result.losses.values())
+        losses = call.take(result)
         ctx.fetched = call.reduced and all(loss.numel() == 1 for loss in losses)
         grads = call.aligned(result, tensors) if ctx.fetched else [None] * len(tensors)
         # Of a single number the gradients are all that backward can need.
         again = () if ctx.fetched and len(losses) == 1 else tensors
         ctx.save_for_backward(*grads, *again)
         ctx.dtypes = [tensor.dtype for tensor in tensors]
-        return tuple(loss.to(tensors[0].device) for loss in losses)
+        placed = [loss.to(tensors[0].device) for loss in losses]
+        ctx.mark_non_differentiable(*call.counts(placed))
+        return tuple(placed)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -206,10 +201,15 @@ class _Remote(torch.autograd.Function):
             )
         count = len(ctx.dtypes)
         grads, tensors = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        scale = upstream[0]
-        if not ctx.fetched or any(bool(other != scale) for other in upstream[1:]):
-            by_part = dict(zip(ctx.call.parts, upstream, strict=True))
-            result = ctx.call.send(tensors, ctx.call.wrt, by_part)
+        following = iter(upstream)
+        given = {
+            name: map_tree(lambda _: next(following), output)
+            for name, output in ctx.call.outputs.items()
+        }
+        wanted = {name: tree for name, tree in given.items() if name not in ctx.call.metrics}
+        scale, *others = tensors_of(wanted)
+        if not ctx.fetched or any(bool(other != scale) for other in others):
+            result = ctx.call.send(tensors, ctx.call.wrt, wanted)
             grads = ctx.call.aligned(result, tensors)
             scale = scale.new_ones(())
         return (

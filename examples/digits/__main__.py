@@ -1,10 +1,12 @@
-"""Train a digit detector with losses from a server, and again with local ones.
+"""Train a digit detector with a RetinaHead on a server, and again with one written here.
 
     python -m examples.digits            # or: make demo
 
-The two trainings differ in nothing but where the losses are computed, so their
-weights must agree within float32 rounding (`agreement` says how much that is).
-Exits with 1 if they do not, with 2 if the server fails. Writes demo.png.
+A remote step is one call: the maps and the boxes go up, the losses and the gradient
+of every map come down. The two trainings differ in nothing but where assignment and
+losses are computed, so both must give every anchor the same digit, and their weights
+must agree within float32 rounding (`agreement` says how much that is). Exits with 1
+if they do not, with 2 if the server fails. Writes demo.png.
 
 Trainer and server get a thread each: they take turns, two cores are all the
 demo asks for, and the sums of a convolution then add up in the same order on
@@ -16,13 +18,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import lossclient
 from examples.digits.agreement import bound, difference
+from examples.digits.anchors import GRIDS, all_anchors
+from examples.digits.assignment import Targets, assign
 from examples.digits.canvases import Canvases, load_scans, scatter
 from examples.digits.evaluate import SURE, detect, quality
-from examples.digits.losses import local_losses, remote_losses
+from examples.digits.losses import HEAD, local_losses, remote_losses, truth
 from examples.digits.picture import draw
 from examples.digits.server import ServerError, running_server
 from examples.digits.training import CANVASES, Run, train
@@ -45,15 +50,18 @@ def main() -> int:
     try:
         with running_server() as server, lossclient.connect(server.target) as client:
             _say("server", f"process {server.pid} on {server.target}, device {server.device}")
-            remote = train(remote_losses(client), canvases, seed=SEED, name="remote")
+            told = _ask_for_targets(client, held_out)
+            remote = train(remote_losses(client, canvases), canvases, seed=SEED, name="remote")
     except ServerError as error:
         print(error, file=sys.stderr)
         return 2
-    local = train(local_losses(), canvases, seed=SEED, name="local ")
+    local = train(local_losses(canvases), canvases, seed=SEED, name="local ")
 
     _say_speed(remote, local)
-    agreed = _say_difference(remote, local)
+    agreed = _say_targets(told, assign(held_out)) & _say_difference(remote, local)
     _say_quality(remote, local, held_out)
+    draw(PICTURE, remote, local, told, held_out)
+    _say("picture", str(PICTURE))
     _say("time", f"{time.perf_counter() - started:.0f} s")
     return 0 if agreed else 1
 
@@ -69,6 +77,28 @@ def _make_canvases() -> tuple[Canvases, Canvases]:
     return canvases, held_out
 
 
+def _ask_for_targets(client: lossclient.Client, canvases: Canvases) -> Targets:
+    """The targets of the canvases, by the server: boxes up, no prediction."""
+    every = truth(canvases, torch.arange(len(canvases)))
+    told = client.assign(HEAD, every, featmap_sizes=[[grid, grid] for grid in GRIDS])
+    labels, weights, deltas = (
+        torch.from_numpy(np.concatenate(told[name], 1))
+        for name in ("labels", "label_weights", "bbox_targets")
+    )
+    return Targets(labels=labels, counted=weights > 0, deltas=deltas)
+
+
+def _say_targets(told: Targets, own: Targets) -> bool:
+    """Whether server and local assignment give every anchor the same."""
+    other = int(((told.labels != own.labels) | (told.counted != own.counted)).sum())
+    _say(
+        "anchors",
+        f"{len(all_anchors())} a canvas; {other} of {own.labels.numel():,} that the server assigned "
+        "are for something else locally",
+    )
+    return other == 0
+
+
 def _say_speed(remote: Run, local: Run) -> None:
     for name, run in (("remote", remote), ("local", local)):
         steps = run.seconds[:, 0]
@@ -81,7 +111,7 @@ def _say_speed(remote: Run, local: Run) -> None:
     step, calls = remote.seconds.median(0).values.tolist()
     _say(
         "calls",
-        f"{calls / step:.0%} of a remote step: median {calls * 1e3:.1f} ms for its two calls",
+        f"{calls / step:.0%} of a remote step: median {calls * 1e3:.1f} ms for its one call",
     )
 
 
@@ -104,16 +134,13 @@ def _say_difference(remote: Run, local: Run) -> bool:
 
 
 def _say_quality(remote: Run, local: Run, held_out: Canvases) -> None:
-    found = detect(remote.model, held_out.images)
-    for name, detections in (("remote", found), ("local", detect(local.model, held_out.images))):
-        got = quality(detections, held_out)
+    for name, run in (("remote", remote), ("local", local)):
+        got = quality(detect(run.model, held_out.images), held_out)
         _say(
             "quality",
             f"{name}: AP50 {got.ap50:.3f}; at scores from {SURE}: "
             f"precision {got.precision:.3f}, recall {got.recall:.3f}",
         )
-    draw(PICTURE, remote, local, found, held_out)
-    _say("picture", str(PICTURE))
 
 
 def _say(what: str, text: str) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from examples.digits.anchors import all_anchors, decode, iou, rows
 from examples.digits.canvases import CLASSES, Canvases
-from examples.digits.detector import Detector, boxes_of
+from examples.digits.detector import Detector
 
 #: IoU above which the lower-scored of two detections of a class goes.
 SAME_OBJECT = 0.3
@@ -19,7 +20,7 @@ SAME_OBJECT = 0.3
 FOUND = 0.5
 
 #: Score from which a detection counts for precision and recall, and is drawn. Focal loss leaves
-#: scores low: it all but stops pushing once a cell is on the right side.
+#: scores low: it all but stops pushing once an anchor is on the right side.
 SURE = 0.4
 
 #: Scores below this are not looked at: they are the tail of the precision-recall curve.
@@ -67,18 +68,10 @@ class Quality:
 def detect(model: Detector, images: Tensor) -> list[Detections]:
     """Detections on each of the images [B, 1, S, S]. Leaves the model in eval mode."""
     model.eval()
-    logits, offsets = model(images)
-    best, labels = logits.sigmoid().max(-1)
-    return [_suppress(*parts) for parts in zip(boxes_of(offsets), labels, best, strict=True)]
-
-
-def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union [n, m] of boxes [n, 4] and [m, 4]."""
-    low = torch.maximum(a[:, None, :2], b[None, :, :2])
-    high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    area_a, area_b = ((boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (a, b))
-    return shared / (area_a[:, None] + area_b - shared)
+    maps = model(images)
+    best, labels = rows(maps["cls_scores"], CLASSES).sigmoid().max(-1)
+    boxes = decode(all_anchors(), rows(maps["bbox_preds"], 4))
+    return [_suppress(*parts) for parts in zip(boxes, labels, best, strict=True)]
 
 
 def matches(found: Detections, boxes: Tensor, labels: Tensor) -> Tensor:

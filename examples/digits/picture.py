@@ -1,4 +1,4 @@
-"""The picture: how both runs went, and what the detector sees on held-out canvases.
+"""The picture: how both runs went, what anchors were for, and what the detector sees.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart;
 nothing is told by colour alone. A Figure made without pyplot draws with Agg and
@@ -16,11 +16,16 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from examples.digits.agreement import bound, difference
-from examples.digits.canvases import CANVAS, Canvases
-from examples.digits.evaluate import SURE, Detections, matches
+from examples.digits.anchors import GRIDS, RATIOS, STRIDES, all_anchors
+from examples.digits.assignment import Targets
+from examples.digits.canvases import CANVAS, CLASSES, Canvases
+from examples.digits.evaluate import SURE, Detections, detect, matches
 from examples.digits.training import WATCHED_EVERY, Run
 
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+
+#: Held-out canvases that are shown.
+SHOWN = 10
 
 #: Steps that the curves are averaged over; a batch of 16 canvases is noisy.
 SMOOTHED = 10
@@ -36,35 +41,36 @@ STYLE = {
 }
 
 
-def draw(path: Path, remote: Run, local: Run, found: list[Detections], canvases: Canvases) -> None:
+def draw(path: Path, remote: Run, local: Run, targets: Targets, canvases: Canvases) -> None:
     """Write the picture as PNG.
 
     Parameters:
         path: where to.
         remote: the run with losses from the server.
         local: the run with local losses.
-        found: detections of the remote run's model, one item a canvas.
-        canvases: the canvases they were found on; the first ten are drawn.
+        targets: of the canvases' anchors; those of the first canvas are drawn.
+        canvases: held-out ones; the remote run's model is shown the first ten.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(13, 10.5), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.55))
-        left, right = top.subplots(1, 2)
+        figure = Figure(figsize=(15, 11), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.4))
+        left, middle, right = top.subplots(1, 3, width_ratios=(1.2, 0.9, 1.2))
         _losses(left, remote, local)
+        _anchors(middle, targets, canvases)
         _weights(right, remote, local)
-        _canvases(bottom, found, canvases)
+        _canvases(bottom, detect(remote.model, canvases.images[:SHOWN]), canvases)
         figure.savefig(path)
 
 
 def _losses(axes: Axes, remote: Run, local: Run) -> None:
-    for column, colour, what in ((0, BLUE, "FocalLoss"), (1, VERMILION, "SmoothL1Loss")):
+    for column, colour, what in ((0, BLUE, "loss_cls"), (1, VERMILION, "loss_bbox")):
         step, there = _smooth(remote.losses[:, column])
         axes.plot(step, there, color=colour, linewidth=4, alpha=0.4, label=f"{what}, remote")
         step, here = _smooth(local.losses[:, column])
         axes.plot(step, here, color=colour, linewidth=1.3, linestyle="--", label=f"{what}, local")
     axes.set_yscale("log")
     axes.set(
-        title="The same training with remote and with local losses",
+        title="One training, remote RetinaHead and local",
         xlabel="step",
         ylabel=f"loss, mean of {SMOOTHED} steps",
     )
@@ -81,12 +87,31 @@ def _weights(axes: Axes, remote: Run, local: Run) -> None:
     axes.plot(steps, apart, color=BLUE, linewidth=2, label="largest difference of a weight")
     axes.set_yscale("log")
     axes.set(
-        title="How far apart the weights of the two runs are",
+        title="How far apart the weights of both runs are",
         xlabel="step",
         ylabel="|remote - local|",
         ylim=(None, allowed[-1] * 10),
     )
-    axes.legend(loc="upper left", ncols=2)
+    axes.legend(loc="upper left")
+
+
+def _anchors(axes: Axes, targets: Targets, canvases: Canvases) -> None:
+    """The first canvas, its digits, and the anchors that are for them, a colour a level."""
+    _canvas(axes, canvases.images[0, 0])
+    for box in canvases.boxes[0][canvases.labels[0] >= 0]:
+        _frame(axes, box, GREEN, ":", 2.4)
+    counts = [len(RATIOS) * grid * grid for grid in GRIDS]
+    levels = zip(all_anchors().split(counts), targets.labels[0].split(counts), strict=True)
+    kinds = [(BLUE, "-"), (VERMILION, "--")]
+    meanings = [Line2D([], [], color=GREEN, linestyle=":", linewidth=2.4, label="digit")]
+    for stride, (anchors, labels), (colour, line) in zip(STRIDES, levels, kinds, strict=True):
+        own = anchors[labels < CLASSES]
+        for box in own:
+            _frame(axes, box, colour, line, 1.0)
+        name = f"{len(own)} anchors of stride {stride}"
+        meanings.append(Line2D([], [], color=colour, linestyle=line, linewidth=1, label=name))
+    axes.set_title("Anchors that are for a digit, by client.assign")
+    axes.legend(handles=meanings, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
 
 
 def _canvases(figure: SubFigure, found: list[Detections], canvases: Canvases) -> None:
@@ -95,17 +120,8 @@ def _canvases(figure: SubFigure, found: list[Detections], canvases: Canvases) ->
         fontsize=11,
         fontweight="bold",
     )
-    for index, axes in enumerate(figure.subplots(2, 5).flat):
-        axes.imshow(
-            canvases.images[index, 0],
-            cmap="gray_r",
-            vmin=-0.1,
-            vmax=1.6,
-            extent=(0, CANVAS, CANVAS, 0),
-        )
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(True)
-        axes.spines[:].set_color(GREY)
+    for index, axes in enumerate(figure.subplots(2, SHOWN // 2).flat):
+        _canvas(axes, canvases.images[index, 0])
         _detections(
             axes, found[index].surer_than(SURE), canvases.boxes[index], canvases.labels[index]
         )
@@ -118,6 +134,13 @@ def _canvases(figure: SubFigure, found: list[Detections], canvases: Canvases) ->
         loc="outside lower center",
         ncols=3,
     )
+
+
+def _canvas(axes: Axes, image: Tensor) -> None:
+    axes.imshow(image, cmap="gray_r", vmin=-0.1, vmax=1.6, extent=(0, CANVAS, CANVAS, 0))
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_color(GREY)
 
 
 def _detections(axes: Axes, found: Detections, boxes: Tensor, labels: Tensor) -> None:
@@ -135,21 +158,22 @@ def _detections(axes: Axes, found: Detections, boxes: Tensor, labels: Tensor) ->
 
 
 def _box(axes: Axes, box: Tensor, text: str, colour: str, line: str) -> None:
-    x1, y1, x2, y2 = box.tolist()
-    axes.add_patch(
-        Rectangle(
-            (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linestyle=line, linewidth=1.6
-        )
-    )
+    _frame(axes, box, colour, line, 1.6)
     axes.text(
-        min(max(x1, 0), CANVAS - 12),
-        max(y1, 4) - 0.5,
+        min(max(float(box[0]), 0), CANVAS - 12),
+        max(float(box[1]), 4) - 0.5,
         text,
         color="white",
         fontsize=7.5,
         va="bottom",
         bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8},
     )
+
+
+def _frame(axes: Axes, box: Tensor, colour: str, line: str, width: float) -> None:
+    x1, y1, x2, y2 = box.tolist()
+    style = {"fill": False, "edgecolor": colour, "linestyle": line, "linewidth": width}
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
 
 
 def _smooth(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lossclient import LossError
+from lossclient import Client, LossError, connect
 
 #: Seconds until a server must listen. It takes about 3, most of it for importing torch.
 START_TIMEOUT = 60.0
@@ -74,6 +74,14 @@ def running_server() -> Iterator[Server]:
             raise ServerError(_report(f"a call failed: {error}", process, log)) from error
         finally:
             _stop(process)
+
+
+@contextmanager
+def connected(target: str | None) -> Iterator[Client]:
+    """A client of the server at `target`; if that is None, of one that runs as long."""
+    with ExitStack() as stack:
+        target = target or stack.enter_context(running_server()).target
+        yield stack.enter_context(connect(target))
 
 
 def _listening(process: subprocess.Popen[bytes], log: Path) -> Server:

@@ -16,19 +16,19 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from examples.digits.canvases import CLASSES, Canvases
-from examples.digits.detector import Detector, Targets, assign
+from examples.digits.canvases import Canvases
+from examples.digits.detector import Detector
 from examples.digits.losses import Losses
 
 #: Canvases to learn from.
 CANVASES = 2000
 
-STEPS = 600
+STEPS = 400
 
 #: Canvases in a step.
 BATCH = 16
 
-LEARNING_RATE = 0.03
+LEARNING_RATE = 0.08
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 
@@ -42,7 +42,7 @@ class Run:
 
     Attributes:
         model: what was trained.
-        losses: float32 [steps, 2]: of the scores, of the offsets.
+        losses: float32 [steps, 2]: of the scores, of the boxes.
         weights: float32 [steps / WATCHED_EVERY, W], all weights after those steps.
         seconds: float64 [steps, 2]: of each step, and of these in the forward of the losses.
     """
@@ -64,13 +64,16 @@ def train(losses: Losses, canvases: Canvases, *, seed: int, name: str, steps: in
         steps: batches to learn from.
     """
     torch.manual_seed(seed)
-    model, targets = Detector(), assign(canvases)
+    model = Detector()
     optimizer, schedule = _optimizer(model, steps)
     seen, watched, times = [], [], []
     with tqdm(_batches(len(canvases), steps), name, steps, unit="step") as bar:
         for step, batch in enumerate(bar, 1):
             started = time.perf_counter()
-            parts, in_losses = _losses_of(model, losses, canvases.images, targets, batch)
+            maps = model(canvases.images[batch])
+            ready = time.perf_counter()
+            parts = losses(maps, batch)
+            in_losses = time.perf_counter() - ready
             optimizer.zero_grad()
             parts.sum().backward()
             optimizer.step()
@@ -79,7 +82,7 @@ def train(losses: Losses, canvases: Canvases, *, seed: int, name: str, steps: in
             seen.append(parts.detach())
             if step % WATCHED_EVERY == 0:
                 watched.append(nn.utils.parameters_to_vector(model.parameters()).detach())
-                bar.set_postfix_str("loss {:.3f} scores, {:.3f} offsets".format(*parts.tolist()))
+                bar.set_postfix_str("loss {:.3f} scores, {:.3f} boxes".format(*parts.tolist()))
     return Run(
         model=model,
         losses=torch.stack(seen),
@@ -93,22 +96,6 @@ def _optimizer(model: Detector, steps: int) -> tuple[SGD, OneCycleLR]:
     return optimizer, OneCycleLR(
         optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2, cycle_momentum=False
     )
-
-
-def _losses_of(
-    model: Detector, losses: Losses, images: Tensor, targets: Targets, batch: Tensor
-) -> tuple[Tensor, float]:
-    """Both losses of a batch [2], and the seconds that the losses took."""
-    scores, offsets = (out.flatten(0, 1) for out in model(images[batch]))
-    labels, wanted = targets.labels[batch].flatten(), targets.offsets[batch].flatten(0, 1)
-    digits = labels != CLASSES
-    count = float(digits.sum())
-    predicted, wanted = offsets[digits], wanted[digits]
-    started = time.perf_counter()
-    of_scores = losses.scores(scores, labels, avg_factor=count)
-    of_offsets = losses.offsets(predicted, wanted, avg_factor=count)
-    seconds = time.perf_counter() - started
-    return torch.stack([of_scores, of_offsets]), seconds
 
 
 def _batches(count: int, steps: int) -> Iterator[Tensor]:

@@ -8,6 +8,9 @@ from torch import Tensor
 from lossserver.losses.loss import Call, Loss, floating, require, tensor_of
 from lossserver.registry import LOSSES
 
+#: Numbers k that one call may ask for, each of which is a count of its own.
+MAX_KS = 64
+
 
 @LOSSES.register
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,8 @@ class Accuracy(Loss):
         scalar 0 where there are no rows, as upstream.
 
     Raises:
-        ValueError: a k below 1 or, where there are rows, above C; or shapes that
-            do not fit.
+        ValueError: a k below 1 or, where there are rows, above C; over 64 of
+            them; or shapes that do not fit.
 
     Source:
         MMDetection 3.3.0, `Accuracy`, which counts in float32.
@@ -43,6 +46,7 @@ class Accuracy(Loss):
 
     def __post_init__(self) -> None:
         require(len(self.ks) > 0 and min(self.ks) >= 1, "topk", "must be 1 or more", self.topk)
+        require(len(self.ks) <= MAX_KS, "topk", f"must not be over {MAX_KS} of them", len(self.ks))
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -53,6 +57,10 @@ class Accuracy(Loss):
     def names(self) -> frozenset[str]:
         """One for every k."""
         return frozenset(f"top{k}" for k in self.ks)
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        return self.names
 
     def check(self, call: Call) -> None:
         pred, target = floating(tensor_of(call, "pred"), "pred"), tensor_of(call, "target")

@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from lossserver.losses.allowance import with_others
 from lossserver.losses.classes import refuse_no_probability
 from lossserver.losses.loss import require
 from lossserver.losses.regions import (
@@ -17,7 +18,7 @@ from lossserver.losses.regions import (
     probabilities,
     refuse_shape,
 )
-from lossserver.losses.rows import RowwiseLoss
+from lossserver.losses.rows import Exact, RowwiseLoss
 from lossserver.registry import LOSSES
 
 #: Regions whose distances one call may ask for. A region of a few pixels takes some 30 µs, so that
@@ -27,7 +28,7 @@ MAX_REGIONS = 1 << 12
 
 @LOSSES.register
 @dataclass(frozen=True, kw_only=True)
-class BoundaryLoss(RowwiseLoss):
+class BoundaryLoss(Exact, RowwiseLoss):
     """Boundary loss: probability, times the signed distance to the boundary where it is.
 
     ℓ_cq = φ_c(q) p_c(q)                                                 (eq. 5)
@@ -71,6 +72,10 @@ class BoundaryLoss(RowwiseLoss):
     target_form: Literal["distances", "masks"] = "distances"
     mode: Mode
     activated: bool = False
+
+    @property
+    def slow(self) -> bool:
+        return self.target_form == "masks"
 
     def fit(self, pred: Tensor, target: Tensor) -> tuple[dict[str, Any], tuple[int, ...]]:
         refuse_shape(pred, self.mode)
@@ -118,7 +123,8 @@ class BoundaryLoss(RowwiseLoss):
         pixels = tuple(range(1, masks.ndim))
         (bounded,) = np.nonzero(masks.any(pixels) & ~masks.all(pixels))
         rule = f"must not have over {MAX_REGIONS} regions; send fewer rows, or their distances"
-        require(len(bounded) <= MAX_REGIONS, "target", rule, len(bounded))
+        count = with_others(len(bounded), "regions")
+        require(count <= MAX_REGIONS, "target", rule, count)
         for i in bounded:
             squared[i] = signed_squares(masks[i])
         return torch.from_numpy(squared).reshape(pred.shape).to(pred.device)

@@ -33,7 +33,7 @@ class InfoNCELoss(VectorLoss):
     where j counts the key i, the other queries' keys, and the negatives sent.
 
     Parameters:
-        temperature: τ > 0. MoCo's and the start of CLIP's is 0.07.
+        temperature: τ > 0, at most 1e6. MoCo's and the start of CLIP's is 0.07.
         normalize: vectors are divided by max(‖x‖, 1e-12) first, so that q·k is
             a cosine. A vector of zeros stays one; its gradient is finite, but
             10¹² times that of its cosines.
@@ -56,7 +56,7 @@ class InfoNCELoss(VectorLoss):
         Unreduced float [N], in nats.
 
     Raises:
-        ValueError: temperature ≤ 0, symmetric with negatives or without
+        ValueError: temperature out of range, symmetric with negatives or without
             in_batch, shapes that do not fit, or over 2²⁶ pairs.
 
     Source:
@@ -127,7 +127,7 @@ class NTXentLoss(VectorLoss):
     where z is any of the 2 N vectors of both views.
 
     Parameters:
-        temperature: τ > 0.
+        temperature: τ > 0, at most 1e6.
         reduction: "mean", "sum" or "none". The mean is SimCLR's over 2 N.
         loss_weight: factor of the result.
 
@@ -141,7 +141,7 @@ class NTXentLoss(VectorLoss):
         Unreduced float [N], in nats.
 
     Raises:
-        ValueError: temperature ≤ 0, target not shaped like pred, or over 2²⁶ pairs.
+        ValueError: temperature out of range, target not shaped like pred, or over 2²⁶ pairs.
 
     Source:
         Chen et al., A Simple Framework for Contrastive Learning of Visual
@@ -197,7 +197,8 @@ class SigLIPLoss(VectorLoss):
 
     Source:
         Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023,
-        arXiv:2303.15343, section 3.2.
+        arXiv:2303.15343, section 3.2, with b as in algorithm 1; in the equation
+        printed there it has the other sign.
     """
 
     TAKES: ClassVar[frozenset[str]] = frozenset({"weight", "logit_scale", "logit_bias"})

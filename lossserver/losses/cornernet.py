@@ -189,13 +189,13 @@ class AELoss(Loss):
     regr_weight: float = 1.0
 
     def check(self, call: Call) -> None:
-        target = self._targets(call)
-        mask = check_mask(target["mask"], "target[2]")
+        target, stacks = self._targets(call), self._stacks(call)
+        mask = check_mask(target["mask"], "target[2]", len(stacks))
         for name in ("tl_heat", "br_heat"):
             floating(target[name], f"target[{TARGETS.index(name)}]")
         for name in ("tl_regr", "br_regr"):
             check_offsets(f"target[{TARGETS.index(name)}]", target[name], mask)
-        for i, stack in enumerate(self._stacks(call)):
+        for i, stack in enumerate(stacks):
             for j, (name, pred) in enumerate(stack.items()):
                 field = f"pred[{6 * i + j}]"
                 floating(pred, field)

@@ -66,13 +66,13 @@ def tensors_of(name: str, given: Any, count: int | None) -> dict[str, Tensor]:
     return {f"{name}[{i}]": one for i, one in enumerate(given)}
 
 
-def check_mask(mask: Tensor, name: str) -> Tensor:
-    """The mask, which must be [B, K] of 0 and 1, and of not too many pairs."""
+def check_mask(mask: Tensor, name: str, stacks: int = 1) -> Tensor:
+    """The mask, which must be [B, K] of 0 and 1, and of not too many pairs in all stacks."""
     require(mask.dim() == 2, name, "must be [B, K]", list(mask.shape))
     require(not mask.is_floating_point(), name, "must be bool or integer", name_of(mask.dtype))
     odd = mask[(mask != 0) & (mask != 1)]
     require(not len(odd), name, "must hold 0 and 1", odd[:1].tolist())
-    refuse_pairs(mask.shape[0] * mask.shape[1] ** 2, "objects")
+    refuse_pairs(stacks * mask.shape[0] * mask.shape[1] ** 2, "objects")
     return mask
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lossserver.losses.allowance import with_others
 from lossserver.registry import RefusedError
 
 #: What MMDetection adds to avg_factor, whatever the dtype.
@@ -97,11 +98,12 @@ def cotangent(
     loss_weight: float,
     upstream: Tensor | None,
     divisor: float | None = None,
+    eps: float = EPS,
 ) -> Cotangent:
     """The cotangent of a call whose formula gives rows of this shape.
 
-    A mean divides by avg_factor + EPS, as MMDetection; without one by `divisor`,
-    exactly, as torch; without that by the number of elements.
+    A mean divides by avg_factor + eps; without one by `divisor`, exactly;
+    without that by the number of elements.
 
     Raises:
         RefusedError: avg_factor with reduction "sum"; a weight that does not
@@ -116,7 +118,8 @@ def cotangent(
     if reduction not in ("mean", "elementwise_mean"):
         divisor = 1.0
     elif avg_factor is not None:
-        divisor = avg_factor + EPS
+        # Without eps, too, an avg_factor of 0 makes 0 of nothing, and not NaN.
+        divisor = avg_factor + eps or EPS
     elif divisor is None:
         divisor = math.prod(shape)
     expected = () if reduced else shape
@@ -146,7 +149,7 @@ def broadcast(field: str, given: Tensor, shape: tuple[int, ...], of: str) -> tup
         raise RefusedError(
             field, f"must broadcast with {of}, which is {list(shape)}", list(given.shape)
         ) from None
-    if out != shape and math.prod(out) > MAX_BROADCAST:
+    if out != shape and with_others(math.prod(out), "broadcast elements") > MAX_BROADCAST:
         raise RefusedError(
             field,
             f"must not broadcast to over {MAX_BROADCAST} elements with {of}, which is {list(shape)}",

@@ -154,4 +154,5 @@ def _is_mean(loss: Loss) -> bool:
 def _value(loss: Loss, pred: Tensor, target: Any, weight: Tensor) -> Tensor:
     """The loss of one image; upstream's divisor of 1 adds its epsilon, too."""
     inputs = {"pred": pred, "target": target, "weight": weight}
-    return loss.outputs(Call(inputs=inputs, avg_factor=1.0))["loss"]
+    value: Tensor = loss.outputs(Call(inputs=inputs, avg_factor=1.0))["loss"]
+    return value

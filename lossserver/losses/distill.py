@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lossserver.losses.loss import require
 from lossserver.losses.rows import RowwiseLoss
+from lossserver.losses.vectors import MAX_TEMPERATURE
 from lossserver.registry import LOSSES
 
 
@@ -19,7 +20,7 @@ class KnowledgeDistillationKLDivLoss(RowwiseLoss):
     ℓ = T²/C Σ_c q_c (log q_c - log p_c);  p = softmax(pred / T), q = softmax(target / T)
 
     Parameters:
-        T: temperature, at least 1.
+        T: temperature, 1 to 1e6.
         reduction: "mean", "sum" or "none".
         loss_weight: factor of the result.
 
@@ -32,7 +33,7 @@ class KnowledgeDistillationKLDivLoss(RowwiseLoss):
         Unreduced float [N, ...], in nats: a mean over classes, not a sum, as upstream.
 
     Raises:
-        ValueError: T < 1, or target not shaped like pred.
+        ValueError: T out of range, or target not shaped like pred.
 
     Source:
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015,
@@ -44,7 +45,8 @@ class KnowledgeDistillationKLDivLoss(RowwiseLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.T >= 1, "T", "must be at least 1", self.T)
+        fits = 1 <= self.T <= MAX_TEMPERATURE
+        require(fits, "T", f"must be in 1..{MAX_TEMPERATURE:.0e}", self.T)
 
     def fit(self, pred: Tensor, target: Tensor) -> tuple[dict[str, Any], tuple[int, ...]]:
         require(pred.dim() >= 2, "pred", "must be [N, C, ...]", list(pred.shape))

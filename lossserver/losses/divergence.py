@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossserver.losses.distributions import Distillation, expected, log_ratio
+from lossserver.losses.distributions import Distillation, divergence, kl, log_ratio
 from lossserver.losses.loss import require
 from lossserver.registry import LOSSES
 
@@ -20,7 +20,7 @@ class ForwardKLLoss(Distillation):
     P = softmax(target / T),  Q = softmax(pred / T)
 
     Parameters:
-        temperature: T > 0 of both.
+        temperature: T of both, above 0 and at most 1e6.
         temperature_squared: the factor T², with which gradients keep their
             size at any temperature, as Hinton et al. advise; false leaves it out.
         reduction: "mean", "sum" or "none". The mean is over tokens.
@@ -30,13 +30,16 @@ class ForwardKLLoss(Distillation):
         pred: the student's logits, float [N, V] or [B, T, V].
         target: the teacher's, shaped like pred; -inf rules a token out. Their
             gradient comes only where wrt names them.
-        weight: the tokens' mask, or any weight: [N]; [B, T] or [B, 1].
+        mask: 1 where a token counts, else 0, [N] or [B, T]. A mean is over those
+            that count; what stands elsewhere is not read.
+        weight: of the tokens, [N]; [B, T] or [B, 1]. No mean divides by it.
 
     Returns:
         Unreduced float [N] or [B, T], in nats.
 
     Raises:
-        ValueError: temperature ≤ 0, or shapes that do not fit.
+        ValueError: temperature out of range, a mask of other than 0 and 1, or shapes that
+            do not fit.
 
     Source:
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015,
@@ -44,7 +47,7 @@ class ForwardKLLoss(Distillation):
     """
 
     def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return expected(log_p, log_ratio(log_p, log_q))
+        return kl(log_p, log_q)
 
 
 @LOSSES.register
@@ -56,7 +59,7 @@ class ReverseKLLoss(Distillation):
     P = softmax(target / T),  Q = softmax(pred / T)
 
     Parameters:
-        temperature: T > 0 of both.
+        temperature: T of both, above 0 and at most 1e6.
         temperature_squared: the factor T², with which gradients keep their
             size at any temperature, as Hinton et al. advise; false leaves it out.
         reduction: "mean", "sum" or "none". The mean is over tokens.
@@ -67,13 +70,16 @@ class ReverseKLLoss(Distillation):
         target: the teacher's, shaped like pred. Their gradient comes only
             where wrt names them. Where one is -inf and the student's is not,
             the loss is infinite.
-        weight: the tokens' mask, or any weight: [N]; [B, T] or [B, 1].
+        mask: 1 where a token counts, else 0, [N] or [B, T]. A mean is over those
+            that count; what stands elsewhere is not read.
+        weight: of the tokens, [N]; [B, T] or [B, 1]. No mean divides by it.
 
     Returns:
         Unreduced float [N] or [B, T], in nats.
 
     Raises:
-        ValueError: temperature ≤ 0, or shapes that do not fit.
+        ValueError: temperature out of range, a mask of other than 0 and 1, or shapes that
+            do not fit.
 
     Source:
         Gu et al., MiniLLM: Knowledge Distillation of Large Language Models,
@@ -81,7 +87,7 @@ class ReverseKLLoss(Distillation):
     """
 
     def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return expected(log_q, log_ratio(log_q, log_p))
+        return kl(log_q, log_p)
 
 
 @LOSSES.register
@@ -96,7 +102,7 @@ class JSDLoss(Distillation):
         beta: β in (0, 1), both excluded, where the divergence is 0. Over β it
             tends to the forward divergence as β goes to 0; over 1 - β to the
             reverse one as β goes to 1.
-        temperature: T > 0 of both.
+        temperature: T of both, above 0 and at most 1e6.
         temperature_squared: the factor T², with which gradients keep their
             size at any temperature, as Hinton et al. advise; false leaves it out.
         reduction: "mean", "sum" or "none". The mean is over tokens.
@@ -106,13 +112,16 @@ class JSDLoss(Distillation):
         pred: the student's logits, float [N, V] or [B, T, V].
         target: the teacher's, shaped like pred; -inf rules a token out. Their
             gradient comes only where wrt names them.
-        weight: the tokens' mask, or any weight: [N]; [B, T] or [B, 1].
+        mask: 1 where a token counts, else 0, [N] or [B, T]. A mean is over those
+            that count; what stands elsewhere is not read.
+        weight: of the tokens, [N]; [B, T] or [B, 1]. No mean divides by it.
 
     Returns:
         Unreduced float [N] or [B, T], in nats; at T = 1 at most log 2.
 
     Raises:
-        ValueError: beta outside (0, 1), temperature ≤ 0, or shapes that do not fit.
+        ValueError: beta outside (0, 1), temperature out of range, a mask of other than 0
+            and 1, or shapes that do not fit.
 
     Source:
         Agarwal et al., On-Policy Distillation of Language Models (GKD), 2023,
@@ -123,11 +132,15 @@ class JSDLoss(Distillation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.beta < 1, "beta", "must be in (0, 1), both excluded", self.beta)
+        # At the ends the divergence is 0, and no use; who asks for them means another loss.
+        rule = "must be in (0, 1); for 0 take ForwardKLLoss, for 1 take ReverseKLLoss"
+        require(0 < self.beta < 1, "beta", rule, self.beta)
 
     def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         # M / P = β (1 + exp(r)) where r is log Q / P and the odds of Q; M / Q likewise.
         r = log_ratio(log_q, log_p) + math.log1p(-self.beta) - math.log(self.beta)
-        teacher = expected(log_p, -math.log(self.beta) - F.softplus(r, threshold=40))
-        student = expected(log_q, -math.log1p(-self.beta) - F.softplus(-r, threshold=40))
+        p, q = log_p.exp(), log_q.exp()
+        m = self.beta * p + (1 - self.beta) * q
+        teacher = divergence(p, m, -math.log(self.beta) - F.softplus(r, threshold=40))
+        student = divergence(q, m, -math.log1p(-self.beta) - F.softplus(-r, threshold=40))
         return self.beta * teacher + (1 - self.beta) * student

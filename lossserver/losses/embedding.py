@@ -195,6 +195,8 @@ class AssociativeEmbeddingLoss(Loss):
         pairs = 0
         for i, one in enumerate(match):
             objects = objects_of(one, f"match[{i}]")
+            if not len(objects):
+                continue  # a call may be of nothing but such images, as many as it has bytes
             for corner, embeddings in enumerate((pred, target)):
                 for axis, size in enumerate(embeddings.shape[2:]):
                     check_indices(objects[:, corner, axis], -size, size - 1, f"match[{i}]")

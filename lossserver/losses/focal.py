@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lossserver.losses.classes import (
@@ -66,12 +67,29 @@ class Focal(Elementwise):
         )
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
-        target = target.to(pred.dtype) if target.dim() == pred.dim() else one_hot(target, pred)
+        if target.dim() != pred.dim():
+            if self.gamma >= 1 and pred.shape[1]:
+                return self._of_labels(pred, target)
+            target = one_hot(target, pred)
+        target = target.to(pred.dtype)
         p, entropy = self.activate(pred, target)
         # 1 - p_t. lerp is exact at both ends: nothing cancels where p is near 0 or 1.
         miss = torch.lerp(p, 1 - p, target)
         alpha_t = target * (2 * self.alpha - 1) + (1 - self.alpha)
         return alpha_t * miss.pow(self.gamma) * entropy
+
+    def _of_labels(self, pred: Tensor, labels: Tensor) -> Tensor:
+        """The same of class indices: all as if of no class, and then the labelled ones.
+
+        Half the work, since nearly all are of no class. Not for γ below 1: there the
+        slope of what is overwritten may be infinite.
+        """
+        away = (1 - self.alpha) * pred.sigmoid().pow(self.gamma) * F.softplus(pred, threshold=40)
+        place = labels.clamp(max=pred.shape[1] - 1).unsqueeze(1)
+        x = pred.gather(1, place)
+        there = self.alpha * (1 - x.sigmoid()).pow(self.gamma) * F.softplus(-x, threshold=40)
+        labelled = (labels < pred.shape[1]).unsqueeze(1)
+        return away.scatter(1, place, torch.where(labelled, there, away.gather(1, place)))
 
     def activate(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The probabilities, and their binary cross entropy."""
@@ -129,6 +147,11 @@ class FocalLoss(Focal):
         if self.activated:
             refuse_no_probability(target, "target")
         return {"pred": pred, "target": target}, tuple(pred.shape)
+
+    def formula(self, pred: Tensor, target: Tensor) -> Tensor:
+        if self.activated and target.dim() != pred.dim():
+            target = one_hot(target, pred)
+        return super().formula(pred, target)
 
     def activate(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The same of probabilities as they are, if activated."""

@@ -73,7 +73,8 @@ class GaussianFocalLoss(Elementwise):
         return -(p + EPS).log() * (1 - p).pow(self.alpha)
 
     def _elsewhere(self, p: Tensor, target: Tensor) -> Tensor:
-        t = target.to(p.dtype)
+        # In its own precision: a map that a head has drawn is float32, whatever is predicted.
+        t = target if target.is_floating_point() else target.to(p.dtype)
         return -(1 - p + EPS).log() * p.pow(self.alpha) * (1 - t).pow(self.gamma)
 
     def rows(self, call: Call) -> Rows | None:

@@ -31,8 +31,8 @@ class SupConLoss(VectorLoss):
     where P(i) are the other vectors of the class of i.
 
     Parameters:
-        temperature: τ > 0.
-        base_temperature: τ_0 > 0, which scales the loss. The authors' code has
+        temperature: τ > 0, at most 1e6.
+        base_temperature: τ_0, likewise, which scales the loss. The authors' code has
             0.07 whatever the temperature; the paper's equation is τ_0 = τ.
         normalize: vectors are divided by max(‖z‖, 1e-12) first. A vector of
             zeros stays one; its gradient is finite but large.
@@ -51,7 +51,7 @@ class SupConLoss(VectorLoss):
         Unreduced float [N], or [N, V], in nats. A vector without positives has 0.
 
     Raises:
-        ValueError: a temperature ≤ 0, shapes that do not fit, or over 2²⁶ pairs.
+        ValueError: a temperature out of range, shapes that do not fit, or over 2²⁶ pairs.
 
     Source:
         Khosla et al., Supervised Contrastive Learning, 2020,
@@ -68,8 +68,8 @@ class SupConLoss(VectorLoss):
         refuse_temperature("base_temperature", self.base_temperature)
 
     def fit(self, pred: Tensor, target: Tensor) -> Fitted:
-        views = pred.dim() in (2, 3)
-        require(views, "pred", "must be vectors [N, D] or [N, V, D]", list(pred.shape))
+        views = pred.dim() in (2, 3) and pred.shape[-1] > 0
+        require(views, "pred", "must be vectors [N, D] or [N, V, D], D ≥ 1", list(pred.shape))
         shape = tuple(pred.shape[:-1])
         labels = fit_labels(target, shape[:1])
         refuse_pairs(math.prod(shape) ** 2, "vectors")

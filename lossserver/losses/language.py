@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lossserver.losses.loss import require
+from lossserver.losses.tokens import MaskedLogitsLoss
 from lossserver.losses.vectors import Fitted, LogitsLoss, fit_logits, fit_tokens, tokens_left
 from lossserver.registry import LOSSES
 
 
 @LOSSES.register
 @dataclass(frozen=True, kw_only=True)
-class ZLoss(LogitsLoss):
+class ZLoss(MaskedLogitsLoss):
     """Z loss of PaLM: keeps the softmax's normaliser near 1, and so the logits from drifting.
 
     ℓ = c (log Z)²,  Z = Σ_v exp(pred_v)
@@ -27,13 +28,17 @@ class ZLoss(LogitsLoss):
 
     Inputs:
         pred: logits, float [N, V] or [B, T, V].
-        weight: the tokens' mask, or any weight: [N]; [B, T] or [B, 1].
+        mask: 1 where a token counts, else 0, [N] or [B, T]. A mean is over those
+            that count; what stands elsewhere is not read.
+        weight: of the tokens, [N]; [B, T] or [B, 1]. No mean divides by it.
 
     Returns:
-        Unreduced float [N] or [B, T].
+        Unreduced float [N] or [B, T]. A token outside the mask has a loss and
+        gradient of exactly 0; the mean of no token is 0.
 
     Raises:
-        ValueError: coefficient < 0, no logits, or shapes that do not fit.
+        ValueError: coefficient < 0, a mask of other than 0 and 1, or shapes that
+            do not fit.
 
     Source:
         Chowdhery et al., PaLM: Scaling Language Modeling with Pathways, 2022,
@@ -41,7 +46,7 @@ class ZLoss(LogitsLoss):
     """
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"pred"})
-    ROWS: ClassVar[tuple[str, ...]] = ("pred",)
+    ROWS: ClassVar[tuple[str, ...]] = ("pred", "mask")
 
     coefficient: float = 1e-4
 
@@ -50,10 +55,10 @@ class ZLoss(LogitsLoss):
         fits = 0 <= self.coefficient < math.inf
         require(fits, "coefficient", "must be finite and at least 0", self.coefficient)
 
-    def fit(self, pred: Tensor) -> Fitted:
+    def fit_tokens(self, pred: Tensor) -> Fitted:
         return {"pred": pred}, fit_logits(pred)
 
-    def formula(self, pred: Tensor) -> Tensor:
+    def of_tokens(self, pred: Tensor) -> Tensor:
         return self.coefficient * pred.logsumexp(-1).square()
 
 
@@ -66,7 +71,8 @@ class LabelSmoothingLoss(LogitsLoss):
 
     Parameters:
         label_smoothing: ε in [0, 1]. At 0 this is cross entropy.
-        ignore_index: label whose tokens have loss and gradient 0.
+        ignore_index: label whose tokens have loss and gradient 0, whatever the
+            logits.
         avg_non_ignore: a mean divides by the number of tokens not ignored, as
             torch's does, but 0 where all are. Otherwise by that of all tokens.
         reduction: "mean", "sum" or "none".
@@ -75,7 +81,8 @@ class LabelSmoothingLoss(LogitsLoss):
     Inputs:
         pred: logits, float [N, V] or [B, T, V].
         target: class index, integer [N] or [B, T], in 0..V-1 or ignore_index.
-        weight: the tokens' mask, or any weight: [N]; [B, T] or [B, 1].
+        weight: of the tokens, [N]; [B, T] or [B, 1]. No mean divides by it: for
+            a mask, set ignore_index, and avg_non_ignore.
 
     Returns:
         Unreduced float [N] or [B, T], in nats.
@@ -86,7 +93,7 @@ class LabelSmoothingLoss(LogitsLoss):
 
     Source:
         Szegedy et al., Rethinking the Inception Architecture for Computer
-        Vision, 2016, arXiv:1512.00567, section 7. Unreduced the same values as
+        Vision, 2015, arXiv:1512.00567, section 7. Unreduced the same values as
         torch's `CrossEntropyLoss(label_smoothing=ε)`.
     """
 
@@ -111,7 +118,8 @@ class LabelSmoothingLoss(LogitsLoss):
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
         ignored = target == self.ignore_index
-        log_p = F.log_softmax(pred, -1)
+        # Before the softmax, whose slope at a NaN is NaN, wanted or not.
+        log_p = F.log_softmax(pred.masked_fill(ignored.unsqueeze(-1), 0), -1)
         own = target.masked_fill(ignored, 0).unsqueeze(-1)
         loss = -log_p.gather(-1, own).squeeze(-1)
         if self.label_smoothing:  # which would make a logit of -inf NaN, not without effect

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lossserver.losses.allowance import with_others
 from lossserver.losses.loss import floating, require
 from lossserver.losses.vectors import Fitted, VectorLoss, fit_tokens, tokens_left
 from lossserver.registry import LOSSES
@@ -54,7 +55,8 @@ class LinearCrossEntropyLoss(VectorLoss):
         head: weights of the last layer, float [V, D]. Their gradient is made
             only where wrt names them.
         bias: of the last layer, float [V].
-        weight: the tokens' mask, or any weight: [N]; [B, T] or [B, 1].
+        weight: of the tokens, [N]; [B, T] or [B, 1]. No mean divides by it: for
+            a mask, set ignore_index, and avg_non_ignore.
 
     Returns:
         Unreduced float [N] or [B, T], in nats. Beyond inputs and gradients it
@@ -67,8 +69,8 @@ class LinearCrossEntropyLoss(VectorLoss):
 
     Source:
         Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models,
-        2024, arXiv:2411.09009, section 3. Same values as a linear layer and
-        torch's `CrossEntropyLoss`, unreduced.
+        2024, arXiv:2411.09009, section 4. Without softcap and z_loss the same
+        values as a linear layer and torch's `CrossEntropyLoss`, unreduced.
     """
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"pred", "target", "head"})
@@ -97,7 +99,7 @@ class LinearCrossEntropyLoss(VectorLoss):
         floating(head, "head")
         fits = head.dim() == 2 and len(head) > 0 and head.shape[1] == columns
         require(fits, "head", f"must be [V, {columns}], V ≥ 1", list(head.shape))
-        logits = math.prod(shape) * len(head)
+        logits = with_others(math.prod(shape) * len(head), "logits")
         require(logits <= MAX_LOGITS, "pred", f"must not make over {MAX_LOGITS} logits", logits)
         labels = fit_tokens(target, shape, len(head), self.ignore_index)
         inputs = {"pred": pred, "target": labels, "head": head}

@@ -16,12 +16,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lossserver.losses.cotangent import REDUCTIONS, Cotangent, cotangent
+from lossserver.losses.allowance import with_others
+from lossserver.losses.cotangent import EPS, REDUCTIONS, Cotangent, cotangent
 from lossserver.registry import RefusedError
 
 #: Pairs (or larger tuples) that a loss which compares everything with everything may look at: 256
 #: MiB of float32, a batch of 8,192. A quadratic loss must not be asked for memory that was not sent.
 MAX_PAIRS = 1 << 26
+
+ONE_OF_THEM = f"must be one of {', '.join(REDUCTIONS)}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +36,7 @@ class Call:
         wrt: names of the inputs whose gradients are wanted.
         reduction_override: replaces the loss's own reduction.
         avg_factor: divisor of a mean.
-        grad_output: upstream gradient by name of output; absent is ones.
+        grad_output: upstream gradient by name of output, a tree like it; absent is ones.
         state: what a loss that remembers returned last; None at the first call.
     """
 
@@ -41,7 +44,7 @@ class Call:
     wrt: frozenset[str] = frozenset()
     reduction_override: str | None = None
     avg_factor: float | None = None
-    grad_output: Mapping[str, Tensor] = field(default_factory=dict)
+    grad_output: Mapping[str, Any] = field(default_factory=dict)
     state: Any = None
 
 
@@ -54,13 +57,17 @@ class Loss(ABC):
         TAKES: names of the inputs it may carry besides.
         OPTIONS: which of avg_factor and reduction_override it may carry.
         OUTPUTS: names of its outputs.
+        METRICS: names of those that are no loss: counts and the like, without gradient.
         REMEMBERS: it takes a state and returns the next one.
+        UNREAD: parameters that a config may have and that are not read.
     """
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"pred", "target"})
     TAKES: ClassVar[frozenset[str]] = frozenset()
     OPTIONS: ClassVar[frozenset[str]] = frozenset()
     OUTPUTS: ClassVar[frozenset[str]] = frozenset({"loss"})
+    METRICS: ClassVar[frozenset[str]] = frozenset()
+    UNREAD: ClassVar[frozenset[str]] = frozenset()
     REMEMBERS: ClassVar[bool] = False
 
     @property
@@ -86,10 +93,10 @@ class Loss(ABC):
         """
 
     @abstractmethod
-    def outputs(self, call: Call) -> dict[str, Tensor]:
-        """The named outputs of a checked call, differentiable in its inputs."""
+    def outputs(self, call: Call) -> dict[str, Any]:
+        """The named outputs of a checked call, differentiable in its inputs; tensors, or lists of them."""
 
-    def step(self, call: Call) -> tuple[dict[str, Tensor], Any]:
+    def step(self, call: Call) -> tuple[dict[str, Any], Any]:
         """The outputs, and the next state: a dict of tensors, or None if it does not remember."""
         return self.outputs(call), None
 
@@ -99,9 +106,19 @@ class Loss(ABC):
         return self.OUTPUTS
 
     @property
+    def metrics(self) -> frozenset[str]:
+        """Names of the outputs that are no loss, where a parameter chooses among them."""
+        return self.METRICS
+
+    @property
     def remembers(self) -> bool:
         """Whether it takes a state, where that depends on a parameter."""
         return self.REMEMBERS
+
+    @property
+    def slow(self) -> bool:
+        """Whether `check` may take long even for a small message, and must hold up nobody else."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +132,8 @@ class ReducedLoss(Loss):
 
     TAKES: ClassVar[frozenset[str]] = frozenset({"weight"})
     OPTIONS: ClassVar[frozenset[str]] = frozenset({"avg_factor", "reduction_override"})
+    #: What is added to an avg_factor.
+    AVG_EPS: ClassVar[float] = EPS
 
     reduction: str = "mean"
     loss_weight: float = 1.0
@@ -122,22 +141,16 @@ class ReducedLoss(Loss):
     def __post_init__(self) -> None:
         # "elementwise_mean" is an old name of "mean" that upstream still takes, but not with
         # avg_factor and not as an override.
-        if self.reduction not in (*REDUCTIONS, "elementwise_mean"):
-            raise RefusedError(
-                "reduction", f"must be one of {', '.join(REDUCTIONS)}", self.reduction
-            )
+        known = (*REDUCTIONS, "elementwise_mean")
+        require(self.reduction in known, "reduction", ONE_OF_THEM, self.reduction)
 
     def reduction_of(self, call: Call) -> str:
         """The call's reduction, or else the loss's own."""
-        if call.reduction_override is None:
+        given = call.reduction_override
+        if given is None:
             return self.reduction
-        if call.reduction_override not in REDUCTIONS:
-            raise RefusedError(
-                "reduction_override",
-                f"must be one of {', '.join(REDUCTIONS)}",
-                call.reduction_override,
-            )
-        return call.reduction_override
+        require(given in REDUCTIONS, "reduction_override", ONE_OF_THEM, given)
+        return given
 
     def ends(
         self,
@@ -157,7 +170,7 @@ class ReducedLoss(Loss):
             weight: broadcasts with ℓ.
             avg_factor: divisor of a mean for which the call gives none; None is the number of
                 elements.
-            divisor: the same without the EPS that MMDetection adds to an avg_factor.
+            divisor: the same without AVG_EPS.
             output: the name of this output, whose upstream gradient the call may bring.
         """
         reduction = self.reduction_of(call)
@@ -165,14 +178,18 @@ class ReducedLoss(Loss):
             avg_factor = call.avg_factor
         elif reduction != "mean":
             avg_factor = None
+        upstream = call.grad_output.get(output)
+        if upstream is not None and not isinstance(upstream, Tensor):
+            raise RefusedError("grad_output", "must be one tensor", type(upstream).__name__)
         return cotangent(
             shape,
             weight=weight,
             reduction=reduction,
             avg_factor=avg_factor,
             loss_weight=self.loss_weight,
-            upstream=call.grad_output.get(output),
+            upstream=upstream,
             divisor=divisor,
+            eps=self.AVG_EPS,
         )
 
 
@@ -184,6 +201,8 @@ def check_names(loss: Loss, call: Call, name: str) -> None:
     """
     known = loss.needs | loss.takes
     for unknown in sorted(call.inputs.keys() - known):
+        if unknown in ("avg_factor", "reduction_override"):
+            raise RefusedError(unknown, "a map of them by part goes with a Sum", f"one for {name}")
         raise RefusedError("inputs", f"{name} takes the inputs {', '.join(sorted(known))}", unknown)
     for needed in sorted(loss.needs - call.inputs.keys()):
         raise RefusedError(needed, f"{name} needs this input", "nothing")
@@ -202,9 +221,8 @@ def tensor_of(call: Call, name: str) -> Tensor:
     value = call.inputs.get(name)
     if isinstance(value, Tensor):
         return value
-    raise RefusedError(
-        name, "must be one tensor", "nothing" if value is None else type(value).__name__
-    )
+    given = "nothing" if value is None else type(value).__name__
+    raise RefusedError(name, "must be one tensor", given)
 
 
 def floating(tensor: Tensor, name: str) -> Tensor:
@@ -222,10 +240,9 @@ def require(holds: bool, field: str, rule: str, given: object) -> None:
 
 def refuse_pairs(count: int, of: str) -> None:
     """Refuse to compare so many pairs, `of` saying what they are pairs of."""
-    if count > MAX_PAIRS:
-        raise RefusedError(
-            "pred", f"must not make over {MAX_PAIRS} pairs of {of}; send fewer rows", count
-        )
+    count = with_others(count, "pairs")
+    rule = f"must not make over {MAX_PAIRS} pairs of {of}; send fewer rows"
+    require(count <= MAX_PAIRS, "pred", rule, count)
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -11,19 +11,19 @@ from lossserver.losses.loss import require
 from lossserver.losses.regions import (
     by_region,
     class_mean,
-    counted,
     fit_regions,
     masks_of,
     probabilities,
     refuse_shape,
+    void,
 )
-from lossserver.losses.rows import RowwiseLoss
+from lossserver.losses.rows import Exact, RowwiseLoss
 from lossserver.registry import LOSSES
 
 
 @LOSSES.register
 @dataclass(frozen=True, kw_only=True)
-class LovaszHingeLoss(RowwiseLoss):
+class LovaszHingeLoss(Exact, RowwiseLoss):
     """Lovász hinge: a binary segmentation's Jaccard loss, convex in the logits.
 
     m_i = max(0, 1 - pred_i (2 g_i - 1))
@@ -65,15 +65,15 @@ class LovaszHingeLoss(RowwiseLoss):
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
         x, positive = by_region(pred, "binary"), by_region(target, "binary") == 1
         error = 1 - torch.where(positive, x, -x)
-        if self.ignore_index is not None:
-            left_out = ~counted(target, pred, "binary", self.ignore_index)
+        left_out = void(target, pred, "binary", self.ignore_index)
+        if left_out is not None:
             error, positive = error.masked_fill(left_out, -1), positive & ~left_out
         return extension(error, positive).squeeze(1)
 
 
 @LOSSES.register
 @dataclass(frozen=True, kw_only=True)
-class LovaszSoftmaxLoss(RowwiseLoss):
+class LovaszSoftmaxLoss(Exact, RowwiseLoss):
     """Lovász-softmax: a segmentation's mean Jaccard loss over classes, of probabilities.
 
     m_ci = |g_ci - p_ci|;  p = softmax(pred)
@@ -124,11 +124,11 @@ class LovaszSoftmaxLoss(RowwiseLoss):
         return {"pred": pred, "target": target}, (len(pred),)
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
-        p = probabilities(pred, "multiclass", activated=self.activated)
+        left_out = void(target, pred, "multiclass", self.ignore_index)
+        p = probabilities(pred, "multiclass", activated=self.activated, left_out=left_out)
         positive = masks_of(target, pred, "multiclass")
         error = torch.where(positive, 1 - p, p)
-        if self.ignore_index is not None:
-            left_out = ~counted(target, pred, "multiclass", self.ignore_index)
+        if left_out is not None:
             error, positive = error.masked_fill(left_out, -1), positive & ~left_out
         present = positive.any(2) if self.classes == "present" else None
         return class_mean(extension(error, positive), present)

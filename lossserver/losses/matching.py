@@ -53,6 +53,9 @@ class HungarianLoss(Loss):
         The matching has no gradient. A cost that is not finite is replaced by one
         larger than that of all others together: a query that is NaN is matched
         last. Of more objects than queries those that cost most are left out.
+        Areas count as at least 1e-12: two equal boxes without width and height have
+        a GIoU of 0, without a gradient. loss_cls is NaN where no query weighs
+        anything: B or Q is 0, or eos_coef is 0 and there are no objects.
 
     Raises:
         ValueError: a negative cost or eos_coef, a class index out of range, more

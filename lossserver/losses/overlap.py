@@ -11,18 +11,18 @@ from lossserver.losses.loss import require
 from lossserver.losses.regions import (
     Mode,
     class_mean,
-    counted,
     fit_regions,
     masks_of,
     probabilities,
     refuse_shape,
+    void,
 )
-from lossserver.losses.rows import RowwiseLoss
+from lossserver.losses.rows import Exact, RowwiseLoss
 from lossserver.registry import LOSSES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overlap(RowwiseLoss):
+class Overlap(Exact, RowwiseLoss):
     """One number an image: the mean over regions of what its overlap with the target lacks."""
 
     mode: Mode
@@ -43,16 +43,26 @@ class Overlap(RowwiseLoss):
         return {"pred": pred, "target": target}, (len(pred),)
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
-        p = probabilities(pred, self.mode, activated=self.activated)
+        left_out = void(target, pred, self.mode, self.ignore_index)
+        p = probabilities(pred, self.mode, activated=self.activated, left_out=left_out)
         g = masks_of(target, pred, self.mode).to(p.dtype)
-        if self.ignore_index is not None:
-            left_out = ~counted(target, pred, self.mode, self.ignore_index)
-            p, g = p.masked_fill(left_out, 0), g.masked_fill(left_out, 0)
-        return class_mean(self.lack(p, g), (g > 0).any(2) if self.classes == "present" else None)
+        if left_out is not None:
+            g = g.masked_fill(left_out, 0)
+        lacking, whole = self.parts(p, g)
+        if self.classes == "all":
+            return class_mean(self.cost(lacking / whole), None)
+        present = (g > 0).any(2)
+        # 0 / 1 where it is not: it may be 0 / 0, whose slope is NaN, wanted or not.
+        lack = lacking.masked_fill(~present, 0) / whole.masked_fill(~present, 1)
+        return class_mean(self.cost(lack), present)
 
     @abstractmethod
-    def lack(self, p: Tensor, g: Tensor) -> Tensor:
-        """What is lacking [N, C], 0 to 1, of probabilities p and masks g [N, C, M]."""
+    def parts(self, p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """What is lacking, and of what, [N, C] each, of probabilities p and masks g [N, C, M]."""
+
+    def cost(self, lack: Tensor) -> Tensor:
+        """What it costs [N, C] that a share, 0 to 1, is lacking."""
+        return lack
 
 
 @LOSSES.register
@@ -70,7 +80,8 @@ class TverskyLoss(Overlap):
             over classes; "multilabel", p = σ(pred), a region a class.
         alpha: α ≥ 0, price of false positives.
         beta: β ≥ 0, price of false negatives. Both at 1/2 is Dice, both at 1 Jaccard.
-        smooth: s ≥ 0, in pixels. At 0 a class neither predicted nor there is NaN.
+        smooth: s ≥ 0, in pixels. At 0, of "all" classes, one neither predicted
+            nor there is NaN.
         classes: the mean over classes is over "all", or over those "present" in
             the image's target, which leaves 0 where none is.
         ignore_index: the target of pixels that count nothing; None is none.
@@ -105,10 +116,10 @@ class TverskyLoss(Overlap):
         require(self.alpha >= 0, "alpha", "must be at least 0", self.alpha)
         require(self.beta >= 0, "beta", "must be at least 0", self.beta)
 
-    def lack(self, p: Tensor, g: Tensor) -> Tensor:
+    def parts(self, p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         hit = (p * g).sum(2)
         wrong = self.alpha * (p * (1 - g)).sum(2) + self.beta * ((1 - p) * g).sum(2)
-        return wrong / (hit + wrong + self.smooth)  # 1 - T, of which nothing cancels
+        return wrong, hit + wrong + self.smooth  # of 1 - T, of which nothing cancels
 
 
 @LOSSES.register
@@ -125,7 +136,8 @@ class FocalTverskyLoss(TverskyLoss):
             right that have the steeper slope.
         alpha: α ≥ 0, price of false positives; the paper writes β for it.
         beta: β ≥ 0, price of false negatives; the paper writes α for it.
-        smooth: s ≥ 0, in pixels. At 0 a class neither predicted nor there is NaN.
+        smooth: s ≥ 0, in pixels. At 0, of "all" classes, one neither predicted
+            nor there is NaN.
         classes: the mean over classes is over "all", or over those "present" in
             the image's target, which leaves 0 where none is. The paper's is the sum.
         ignore_index: the target of pixels that count nothing; None is none.
@@ -159,8 +171,7 @@ class FocalTverskyLoss(TverskyLoss):
         super().__post_init__()
         require(self.gamma > 0, "gamma", "must be above 0", self.gamma)
 
-    def lack(self, p: Tensor, g: Tensor) -> Tensor:
-        lack = super().lack(p, g)
+    def cost(self, lack: Tensor) -> Tensor:
         perfect = lack == 0
         return lack.masked_fill(perfect, 1).pow(1 / self.gamma).masked_fill(perfect, 0)
 
@@ -179,7 +190,8 @@ class SoftDiceLoss(Overlap):
         mode: "binary", one region, p = σ(pred); "multiclass", p = softmax(pred)
             over classes; "multilabel", p = σ(pred), a region a class.
         squared: the denominator has squares, as the paper's; or else plain sums.
-        smooth: s ≥ 0, in pixels. At 0 a class neither predicted nor there is NaN.
+        smooth: s ≥ 0, in pixels. At 0, of "all" classes, one neither predicted
+            nor there is NaN.
         classes: the mean over classes is over "all", or over those "present" in
             the image's target, which leaves 0 where none is.
         ignore_index: the target of pixels that count nothing; None is none.
@@ -208,8 +220,8 @@ class SoftDiceLoss(Overlap):
 
     squared: bool = True
 
-    def lack(self, p: Tensor, g: Tensor) -> Tensor:
+    def parts(self, p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         # The denominator less twice the overlap, of which nothing cancels.
         apart = (p - g).square() if self.squared else p * (1 - g) + (1 - p) * g
         total = p.square() + g.square() if self.squared else p + g
-        return apart.sum(2) / (total.sum(2) + self.smooth)
+        return apart.sum(2), total.sum(2) + self.smooth

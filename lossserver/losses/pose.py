@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossserver.losses.loss import require
-from lossserver.losses.rows import Elementwise, RowwiseLoss
+from lossserver.losses.rows import Elementwise, Exact, RowwiseLoss
 from lossserver.registry import LOSSES, RefusedError
 
 #: σ of each of COCO's 17 keypoints, nose to ankles, as the share of an object's size by which
@@ -22,7 +22,7 @@ COCO_SIGMAS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wing(Elementwise):
+class Wing(Exact, Elementwise):
     """Logarithmic near the target, a straight line beyond."""
 
     def fit(self, pred: Tensor, target: Tensor) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -141,7 +141,7 @@ class AdaptiveWingLoss(Wing):
 
 @LOSSES.register
 @dataclass(frozen=True, kw_only=True)
-class OKSLoss(RowwiseLoss):
+class OKSLoss(Exact, RowwiseLoss):
     """One minus the object keypoint similarity, COCO's measure of poses.
 
     ℓ = 1 - Σ_k δ(v_k > 0) exp(-d_k² / (2 s² κ_k²)) / Σ_k δ(v_k > 0);  κ_k = 2 σ_k

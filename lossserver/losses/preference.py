@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lossserver.losses.loss import floating, name_of, require
-from lossserver.losses.rows import Elementwise
+from lossserver.losses.rows import Elementwise, Exact
 from lossserver.registry import LOSSES, RefusedError
 
 Pair = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairLoss(Elementwise):
+class PairLoss(Exact, Elementwise):
     """A loss of two answers to each of N prompts, under a policy and a reference."""
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"pred"})
@@ -64,7 +64,7 @@ class DPOLoss(PairLoss):
         pred: {"chosen", "rejected"}, log π of the two answers, each summed over
             its tokens: float [N] each.
         ref_logp: likewise of log π_ref. Needed unless reference_free.
-        weight: broadcasts with [N].
+        weight: [N].
 
     Returns:
         Unreduced float [N], in nats; log 2 for a policy that is the reference.
@@ -99,9 +99,12 @@ class DPOLoss(PairLoss):
 
     def formula(self, pred: Pair, ref_logp: Pair | None = None) -> Tensor:
         h = margin(pred) if ref_logp is None else margin(pred) - margin(ref_logp)
-        # -log σ(-x) is x - log σ(x). torch's own logsigmoid wakes all threads for any size.
-        loss = F.softplus(-self.beta * h, threshold=40)
-        return loss + self.label_smoothing * self.beta * h if self.label_smoothing else loss
+        # Each half apart, since -log σ(-x) as x - log σ(x) is ∞ - ∞ for an answer that cannot be.
+        # torch's own logsigmoid wakes all threads for any size.
+        loss = (1 - self.label_smoothing) * F.softplus(-self.beta * h, threshold=40)
+        if not self.label_smoothing:  # which would make of ∞ NaN, not nothing
+            return loss
+        return loss + self.label_smoothing * F.softplus(self.beta * h, threshold=40)
 
 
 @LOSSES.register
@@ -118,9 +121,10 @@ class IPOLoss(PairLoss):
 
     Inputs:
         pred: {"chosen", "rejected"}, log π of the two answers, float [N] each.
-            The paper's are summed over tokens; TRL's `ipo` averages them.
+            Eq. 17 sums over tokens; the paper's results, say its authors to TRL,
+            and TRL average.
         ref_logp: likewise of log π_ref.
-        weight: broadcasts with [N].
+        weight: [N].
 
     Returns:
         Unreduced float [N], in nats squared. Gradients come as pred did,
@@ -144,7 +148,7 @@ class IPOLoss(PairLoss):
 
 @LOSSES.register
 @dataclass(frozen=True, kw_only=True)
-class KTOLoss(Elementwise):
+class KTOLoss(Exact, Elementwise):
     """Kahneman-Tversky optimisation, of answers judged one by one.
 
     ℓ = λ_D σ(-β (h - z)) if desirable, λ_U σ(-β (z - h)) if not;
@@ -167,7 +171,7 @@ class KTOLoss(Elementwise):
         kl: the reference point, an estimate of KL(π ‖ π_ref): the mean of h of
             answers put to the wrong prompts, over all workers. Float [N], or a
             scalar, which is computed alone.
-        weight: broadcasts with [N].
+        weight: [N].
 
     Returns:
         Unreduced float [N], in 0..λ. A gradient reaches pred, and kl and

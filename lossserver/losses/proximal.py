@@ -144,8 +144,9 @@ class GRPOLoss(Proximal):
         beta: weight β ≥ 0 of the penalty; at 0 ref_logp is not read.
         normalization: as of PPOClipLoss. TRL 1.16 names them by loss_type:
             "sequence" is grpo, as in the paper; "token" is bnpo, and dapo with
-            the whole batch's tokens as avg_factor; "constant", at the number of
-            sequences times the longest length, is dr_grpo.
+            the whole batch's tokens over the number of processes as avg_factor;
+            "constant", at the number of sequences times the longest length, is
+            dr_grpo.
         constant: the divisor of normalization "constant".
         reduction: "mean", "sum" or "none".
         loss_weight: factor of the result.

@@ -41,7 +41,7 @@ def fit_regions(
         target: in one of the forms above.
         mode: as above.
         ignored: a number that neither a class index nor a mask must be in range for.
-        soft: masks may be floating point.
+        soft: masks may be floating point, in [0, 1].
 
     Raises:
         RefusedError: a target that does not fit.
@@ -57,9 +57,23 @@ def fit_regions(
             forms.append(f"class indices {list(whole)}")
         rule = f"must be {' or '.join(forms)} for {mode} pred {list(pred.shape)}"
         raise RefusedError("target", rule, list(target.shape))
-    if not (soft and target.is_floating_point()):
+    if soft and target.is_floating_point():
+        _refuse_no_share(target, ignored)
+    else:
         _refuse_beyond(target, 1, "0 or 1 in a mask", ignored)
     return target
+
+
+def _refuse_no_share(target: Tensor, ignored: int | None) -> None:
+    wrong, also = (target < 0) | (target > 1), ""
+    if ignored is not None:
+        wrong, also = wrong & (target != ignored), f", or {ignored} to be ignored"
+    require(
+        not wrong.any(),
+        "target",
+        f"a soft mask must be in [0, 1]{also}",
+        target[wrong][:1].tolist(),
+    )
 
 
 def _refuse_beyond(target: Tensor, most: int, allowed: str, ignored: int | None) -> None:
@@ -71,11 +85,19 @@ def _refuse_beyond(target: Tensor, most: int, allowed: str, ignored: int | None)
     refuse_outside(target, 0, most, allowed)
 
 
-def probabilities(pred: Tensor, mode: Mode, *, activated: bool) -> Tensor:
-    """The probability [N, C, M] of each pixel to be of each region."""
+def probabilities(
+    pred: Tensor, mode: Mode, *, activated: bool, left_out: Tensor | None = None
+) -> Tensor:
+    """The probability [N, C, M] of each pixel to be of each region, and 0 where that is left out."""
+    pred = by_region(pred, mode)
+    if left_out is not None:
+        # Before the activation, whose slope at a NaN is NaN, wanted or not; but softmax mixes a
+        # pixel's classes, and while one of them counts it reads them all.
+        unread = left_out.all(1, keepdim=True) if mode == "multiclass" else left_out
+        pred = pred.masked_fill(unread, 0)
     if not activated:
         pred = pred.softmax(1) if mode == "multiclass" else pred.sigmoid()
-    return by_region(pred, mode)
+    return pred if left_out is None else pred.masked_fill(left_out, 0)
 
 
 def by_region(tensor: Tensor, mode: Mode) -> Tensor:
@@ -93,11 +115,13 @@ def masks_of(target: Tensor, pred: Tensor, mode: Mode) -> Tensor:
     return target.flatten(1).unsqueeze(1) == classes
 
 
-def counted(target: Tensor, pred: Tensor, mode: Mode, ignored: int) -> Tensor:
-    """Which pixels count: [N, C, M] for masks, [N, 1, M] for class indices."""
+def void(target: Tensor, pred: Tensor, mode: Mode, ignored: int | None) -> Tensor | None:
+    """Which pixels count nothing: [N, C, M] for masks, [N, 1, M] for class indices."""
+    if ignored is None:
+        return None
     if mode == "binary" or target.dim() < pred.dim():
-        return (target != ignored).flatten(1).unsqueeze(1)
-    return (target != ignored).flatten(2)
+        return (target == ignored).flatten(1).unsqueeze(1)
+    return (target == ignored).flatten(2)
 
 
 def class_mean(losses: Tensor, present: Tensor | None) -> Tensor:

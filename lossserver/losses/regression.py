@@ -123,8 +123,8 @@ class BalancedL1Loss(Difference):
     d = |pred - target|;  b = exp(γ/α) - 1
 
     Parameters:
-        alpha: α > 0; less of it makes the gradient of small errors greater.
-        gamma: γ > 0, the greatest gradient; at most 700 α.
+        alpha: finite α > 0; less of it makes the gradient of small errors greater.
+        gamma: γ, the greatest gradient; above 0, and 1e-9 α to 700 α.
         beta: where the logarithm ends, β > 0, in units of pred. At other than 1,
             the paper's, the gradient jumps there and at d = 0, as upstream.
         reduction: "mean", "sum" or "none".
@@ -155,10 +155,10 @@ class BalancedL1Loss(Difference):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.alpha > 0, "alpha", "must be above 0", self.alpha)
-        # Beyond, exp(γ/α) is more than a float64 holds.
-        within = 0 < self.gamma <= 700 * self.alpha
-        require(within, "gamma", "must be above 0, and at most 700 alpha", self.gamma)
+        require(0 < self.alpha < math.inf, "alpha", "must be above 0 and finite", self.alpha)
+        # Beyond, exp(γ/α) is more than a float64 holds; far below, b is 0.
+        within = 1e-9 * self.alpha <= self.gamma <= 700 * self.alpha and self.gamma > 0
+        require(within, "gamma", "must be at least 1e-9 alpha and at most 700 alpha", self.gamma)
         require(self.beta > 0, "beta", "must be above 0", self.beta)
 
     def of_difference(self, difference: Tensor) -> Tensor:

@@ -1,16 +1,19 @@
 """Losses that remember: their state comes with a call, and the next one goes back with the reply."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from lossserver.losses.loss import Call, ReducedLoss, name_of, tensor_of
+from lossserver.losses.allowance import with_others
+from lossserver.losses.loss import Call, ReducedLoss, name_of, require, tensor_of
 from lossserver.registry import RefusedError
 
-#: Numbers that a state may hold: a thousand times what LVIS's 1,203 classes need. A call without
-#: rows brings no byte of them, so that its size must not be the only bound.
+#: Numbers that the states of one call may hold: a thousand times what LVIS's 1,203 classes need. A
+#: call without rows brings no byte of them, so that its size must not be the only bound.
 MAX_STATE = 1 << 20
 
 
@@ -24,8 +27,7 @@ class RememberingLoss(ReducedLoss):
     def initial(self) -> dict[str, Tensor]:
         """The state before the first call: float32 tensors by name.
 
-        Called only with a config that fits the inputs, so that no size in it
-        is larger than what was sent.
+        Its sizes are the config's alone, each bounded there: inputs without rows bring no byte.
         """
 
     @abstractmethod
@@ -42,14 +44,12 @@ class RememberingLoss(ReducedLoss):
             RefusedError: it has not the names, shapes and dtypes of the initial one.
         """
         initial = self.initial()
+        numbers = with_others(sum(map(torch.numel, initial.values())), "numbers remembered")
+        require(numbers <= MAX_STATE, "state", f"must not be over {MAX_STATE} numbers", numbers)
         if call.state is None:
             device = tensor_of(call, "pred").device
             return {name: value.to(device) for name, value in initial.items()}
-        if not isinstance(call.state, dict) or call.state.keys() != initial.keys():
-            given = (
-                sorted(call.state) if isinstance(call.state, dict) else type(call.state).__name__
-            )
-            raise RefusedError("state", f"must have exactly {', '.join(sorted(initial))}", given)
+        refuse_other_names(call.state, initial)
         for name, expected in initial.items():
             value = call.state[name]
             if not isinstance(value, Tensor) or value.shape != expected.shape:
@@ -60,3 +60,11 @@ class RememberingLoss(ReducedLoss):
             if not value.is_floating_point():
                 raise RefusedError(f"state.{name}", "must be floating point", name_of(value.dtype))
         return {name: value.detach().float().clone() for name, value in call.state.items()}
+
+
+def refuse_other_names(state: Any, names: Iterable[str]) -> None:
+    """Refuse a state that is not a map of exactly these names."""
+    wanted = sorted(names)
+    found = sorted(state) if isinstance(state, dict) else None
+    given = type(state).__name__ if found is None else ", ".join(found) or "an empty map"
+    require(found == wanted, "state", f"must be a map of {', '.join(wanted)}", given)

@@ -7,6 +7,8 @@
                    else, so calls of different callers are concatenated along
                    rows, computed once and split.
     Elementwise    and element j of row i reads element j of the prediction.
+    Exact          beside one of these: a loss that is not MMDetection's, and has
+                   no quirks of its pipeline.
 
 Weight, reduce and scale are one linear step, the cotangent (cotangent.py).
 """
@@ -19,8 +21,8 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from lossserver.losses.cotangent import Cotangent
-from lossserver.losses.loss import Call, ReducedLoss, floating, tensor_of
+from lossserver.losses.cotangent import Cotangent, broadcast
+from lossserver.losses.loss import Call, ReducedLoss, floating, require, tensor_of
 from lossserver.registry import RefusedError
 from lossserver.tree import tensors
 
@@ -35,7 +37,7 @@ class Sample:
         weight: broadcasts with ℓ; None is 1.
         avg_factor: the divisor of a mean for which the call gives none; None is the number of
             elements.
-        divisor: the same without the EPS that MMDetection adds to an avg_factor.
+        divisor: the same without the loss's AVG_EPS.
     """
 
     inputs: Mapping[str, Any]
@@ -93,7 +95,7 @@ class WeightedLoss(ReducedLoss):
         return None
 
     def own_divisor(self, inputs: Mapping[str, Any], shape: tuple[int, ...]) -> float | None:
-        """The same for a loss of torch: exact, where MMDetection adds EPS to an avg_factor."""
+        """The same without AVG_EPS."""
         return None
 
     def sample(self, call: Call) -> Sample:
@@ -140,6 +142,20 @@ class WeightedLoss(ReducedLoss):
             divisor=sample.divisor,
         )
         return loss, sample, ends
+
+
+class Exact(WeightedLoss):
+    """A loss that divides by avg_factor itself, and whose weight makes no [N, N] of rows [N]."""
+
+    AVG_EPS: ClassVar[float] = 0.0
+
+    def fit_weight(
+        self, weight: Tensor, inputs: Mapping[str, Any], shape: tuple[int, ...]
+    ) -> Tensor:
+        fits = broadcast("weight", weight, shape, "the loss") == shape
+        rule = f"must not broadcast the loss, which is {list(shape)}, to another shape"
+        require(fits, "weight", rule, list(weight.shape))
+        return weight
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

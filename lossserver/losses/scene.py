@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from lossserver.losses.allowance import with_others
 from lossserver.losses.classes import labels_of, refuse_outside
 from lossserver.losses.loss import Call, floating, refuse_pairs, require
 from lossserver.registry import RefusedError
@@ -100,6 +101,6 @@ def fit_image(i: int, labels: Any, boxes: Any) -> tuple[Tensor, Tensor]:
 def refuse_size(counts: list[int], queries: int) -> None:
     """Refuse so many objects and queries that to match them would take too much memory or time."""
     refuse_pairs(4 * queries * sum(counts), "coordinates of queries and objects")
-    steps = sum(min(n, queries) ** 2 * max(n, queries) for n in counts)
+    steps = with_others(sum(min(n, queries) ** 2 * max(n, queries) for n in counts), "steps")
     rule = f"must not take over {MAX_STEPS} steps to match; send fewer objects"
     require(steps <= MAX_STEPS, "target", rule, steps)

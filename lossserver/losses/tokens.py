@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from lossserver.losses.loss import Call, floating, require
-from lossserver.losses.rows import Elementwise, RowwiseLoss, Sample
+from lossserver.losses.rows import Elementwise, Exact, RowwiseLoss, Sample
+from lossserver.losses.vectors import Fitted, LogitsLoss
 from lossserver.registry import RefusedError
+from lossserver.tree import map_tensors
 
 Normalization = Literal["token", "sequence", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenLoss(Elementwise):
+class TokenLoss(Exact, Elementwise):
     """ℓ [B, T] of B sequences of T tokens, or [N] of tokens of no sequence.
 
     Parameters:
@@ -75,17 +77,17 @@ class TokenLoss(Elementwise):
         self, inputs: dict[str, Any], mask: Tensor | None, shape: tuple[int, ...]
     ) -> tuple[dict[str, Any], tuple[int, ...]]:
         """The fitted inputs and the shape of ℓ, once the mask fits it."""
+        # No token or sequence may come for free: [10⁷, 0] costs no byte.
+        pred = inputs["pred"]
+        require(
+            not shape[0] or pred.numel() > 0, "pred", "must not be empty in a row", list(pred.shape)
+        )
         if self.normalization == "sequence" and len(shape) != 2:
             rule = 'must hold sequences, [B, T], with normalization "sequence"'
-            raise RefusedError("pred", rule, list(inputs["pred"].shape))
+            raise RefusedError("pred", rule, list(pred.shape))
         if mask is None:
             return inputs, shape
-        if tuple(mask.shape) != shape:
-            raise RefusedError("mask", f"must be a number a token, {list(shape)}", list(mask.shape))
-        other = mask[(mask != 0) & (mask != 1)]
-        if len(other):
-            raise RefusedError("mask", "must hold 0 and 1 only", float(other[0]))
-        return inputs | {"mask": mask}, shape
+        return inputs | {"mask": fit_mask(mask, shape)}, shape
 
     def formula(self, pred: Tensor, mask: Tensor | None = None, **others: Tensor) -> Tensor:
         inputs = {"pred": pred, **others}
@@ -94,11 +96,7 @@ class TokenLoss(Elementwise):
         if mask is None:
             return self.of_tokens(**inputs, mask=None)
         outside = mask == 0
-        blotted = {
-            name: one.masked_fill(outside.view(*outside.shape, *[1] * (one.dim() - mask.dim())), 0)
-            for name, one in inputs.items()
-        }
-        return self.of_tokens(**blotted, mask=mask).masked_fill(outside, 0)
+        return self.of_tokens(**blotted(inputs, outside), mask=mask).masked_fill(outside, 0)
 
     def sample(self, call: Call) -> Sample:
         sample = super().sample(call)
@@ -116,10 +114,66 @@ class TokenLoss(Elementwise):
         if self.normalization == "sequence":
             return max(shape[0], 1)
         mask = inputs.get("mask")
-        return max(math.prod(shape) if mask is None else int((mask != 0).sum()), 1)
+        return max(math.prod(shape), 1) if mask is None else tokens_within(mask)
 
     def _is_mean(self, call: Call) -> bool:
         return self.reduction_of(call) not in {"none", "sum"}
+
+
+class MaskedLogitsLoss(LogitsLoss):
+    """A loss of logits, whose mean is over the tokens within a mask, or else over all."""
+
+    TAKES: ClassVar[frozenset[str]] = frozenset({"mask", "weight"})
+
+    @abstractmethod
+    def fit_tokens(self, *args: Any, **inputs: Any) -> Fitted:
+        """As `fit`, of all inputs but the mask."""
+
+    @abstractmethod
+    def of_tokens(self, *args: Any, **inputs: Any) -> Tensor:
+        """ℓ, a number a token, of the fitted inputs; tokens outside the mask read 0 in each."""
+
+    def fit(self, *args: Any, mask: Tensor | None = None, **inputs: Any) -> Fitted:
+        fitted, shape = self.fit_tokens(**inputs)
+        return fitted if mask is None else fitted | {"mask": fit_mask(mask, shape)}, shape
+
+    def formula(self, *args: Any, mask: Tensor | None = None, **inputs: Any) -> Tensor:
+        if mask is None:
+            return self.of_tokens(**inputs)
+        outside = mask == 0
+        return self.of_tokens(**blotted(inputs, outside)).masked_fill(outside, 0)
+
+    def own_divisor(self, inputs: Mapping[str, Any], shape: tuple[int, ...]) -> float | None:
+        mask = inputs.get("mask")
+        return None if mask is None else tokens_within(mask)
+
+
+def fit_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The mask, which must be 0 or 1 for each of the tokens, of that shape."""
+    require(
+        tuple(mask.shape) == shape,
+        "mask",
+        f"must be a number a token, {list(shape)}",
+        list(mask.shape),
+    )
+    other = mask[(mask != 0) & (mask != 1)][:1].tolist()
+    if other:
+        raise RefusedError("mask", "must hold 0 and 1 only", other[0])
+    return mask
+
+
+def blotted(inputs: Mapping[str, Any], outside: Tensor) -> dict[str, Any]:
+    """The inputs, trees of tensors [..., any], with 0 for tokens [...] that are outside."""
+
+    def blot(one: Tensor) -> Tensor:
+        return one.masked_fill(outside.view(*outside.shape, *[1] * (one.dim() - outside.dim())), 0)
+
+    return {name: map_tensors(blot, tree) for name, tree in inputs.items()}
+
+
+def tokens_within(mask: Tensor) -> int:
+    """How many tokens count, and at least 1, for a mean to divide by."""
+    return max(int((mask != 0).sum()), 1)
 
 
 def tokens_of(pred: Tensor, mask: Tensor | None) -> Tensor:

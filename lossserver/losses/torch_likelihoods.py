@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lossserver.losses.cotangent import REDUCTIONS
 from lossserver.losses.loss import Call, floating, require
-from lossserver.losses.rows import Elementwise
+from lossserver.losses.rows import Elementwise, Exact
 from lossserver.losses.torch_nn import Alike, numbers
 from lossserver.registry import LOSSES, RefusedError
 
@@ -67,7 +67,7 @@ class PoissonNLLLoss(Alike):
 
 @LOSSES.register_as("torch.GaussianNLLLoss")
 @dataclass(frozen=True, kw_only=True)
-class GaussianNLLLoss(Elementwise):
+class GaussianNLLLoss(Exact, Elementwise):
     """Negative log-likelihood under a normal distribution of given mean and variance.
 
     ℓ = (log v + (pred - target)² / v) / 2, v = max(var, ε)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from lossserver.losses.classes import labels_of, refuse_outside
 from lossserver.losses.loss import floating, name_of, require
-from lossserver.losses.rows import Elementwise, RowwiseLoss, WeightedLoss
+from lossserver.losses.rows import Elementwise, Exact, RowwiseLoss
 from lossserver.registry import RefusedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alike(Elementwise):
+class Alike(Exact, Elementwise):
     """A loss of inputs of the same shape, element by element."""
 
     def fit(self, *args: Any, **inputs: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -29,7 +29,7 @@ class Alike(Elementwise):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vectors(RowwiseLoss):
+class Vectors(Exact, RowwiseLoss):
     """A loss of vectors along the last dimension: ℓ has all the other dimensions."""
 
     def fit(self, *args: Any, **inputs: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -49,7 +49,7 @@ class Vectors(RowwiseLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfLabels(WeightedLoss):
+class OfLabels(Exact):
     """A loss over classes whose mean divides by the weights of the labels that are not ignored."""
 
     weight: tuple[float, ...] | None = None

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from lossserver.losses.classes import labels_of, refuse_outside
 from lossserver.losses.loss import floating, refuse_pairs, require
-from lossserver.losses.rows import WeightedLoss
+from lossserver.losses.rows import Exact
 from lossserver.losses.torch_nn import Smoothed
 from lossserver.registry import LOSSES, RefusedError
 
 
 @LOSSES.register_as("torch.LinearCrossEntropyLoss")
 @dataclass(frozen=True, kw_only=True)
-class LinearCrossEntropyLoss(Smoothed, WeightedLoss):
+class LinearCrossEntropyLoss(Smoothed):
     """Softmax cross entropy of a linear layer's output: the last layer and the loss in one.
 
     ℓ = CrossEntropyLoss(W pred + b, target)
@@ -97,7 +97,7 @@ class LinearCrossEntropyLoss(Smoothed, WeightedLoss):
 
 @LOSSES.register_as("torch.AdaptiveLogSoftmaxWithLoss")
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveLogSoftmaxWithLoss(WeightedLoss):
+class AdaptiveLogSoftmaxWithLoss(Exact):
     """Softmax cross entropy of many classes, the rare ones in clusters of their own.
 
     ℓ = -log softmax(W pred + b)_y                                         y < c_1

@@ -1,7 +1,5 @@
 """Vectors, one a row: what the losses over embeddings share, and those over logits of tokens."""
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,43 +7,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lossserver.losses.classes import labels_of, refuse_outside
-from lossserver.losses.cotangent import broadcast
 from lossserver.losses.loss import floating, require
-from lossserver.losses.rows import RowwiseLoss, WeightedLoss
+from lossserver.losses.rows import Exact, RowwiseLoss
+
+#: Nobody's is so high; its square is still a number that float32 holds.
+MAX_TEMPERATURE = 1e6
 
 Fitted = tuple[dict[str, Any], tuple[int, ...]]
 
 
-class VectorLoss(WeightedLoss):
+class VectorLoss(Exact):
     """A loss of vectors that read each other: it gives a number a vector, weighted as such."""
 
-    def fit_weight(
-        self, weight: Tensor, inputs: Mapping[str, Any], shape: tuple[int, ...]
-    ) -> Tensor:
-        return number_a_row(weight, shape)
 
-
-class LogitsLoss(RowwiseLoss):
+class LogitsLoss(Exact, RowwiseLoss):
     """A loss of logits [N, V] or [B, T, V] that gives a number a token, [N] or [B, T].
 
     A batch is made along the first dimension, so in [B, T] a row is a sequence;
     but what is masked is masked token by token.
     """
 
-    def fit_weight(
-        self, weight: Tensor, inputs: Mapping[str, Any], shape: tuple[int, ...]
-    ) -> Tensor:
-        return number_a_row(weight, shape)
-
     def reach(self, zero: Tensor, leaf: Tensor) -> Tensor:
         return zero.unsqueeze(-1)
-
-
-def number_a_row(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The weight, which must not broadcast a loss to another shape: [N, 1] and [N] make [N, N]."""
-    out = broadcast("weight", weight, shape, "the loss")
-    require(out == shape, "weight", f"must be a number a row, {list(shape)}", list(weight.shape))
-    return weight
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -75,8 +58,9 @@ def entropy(scores: Tensor, own: Tensor) -> Tensor:
 def fit_vectors(vectors: Tensor, name: str, columns: int | None = None) -> None:
     """Refuse what is not floating [N, D], D being `columns` where that is given."""
     floating(vectors, name)
-    wanted = "[N, D]" if columns is None else f"[N, {columns}]"
-    fits = vectors.dim() == 2 and columns in (None, vectors.shape[1])
+    # No vector may come for free, since there are pairs of them: [8192, 0] costs no byte.
+    wanted = "[N, D], D ≥ 1" if columns is None else f"[N, {columns}]"
+    fits = vectors.dim() == 2 and vectors.shape[1] > 0 and columns in (None, vectors.shape[1])
     require(fits, name, f"must be vectors {wanted}", list(vectors.shape))
 
 
@@ -132,8 +116,9 @@ def fit_logits(logits: Tensor) -> tuple[int, ...]:
 
 
 def refuse_temperature(field: str, given: float) -> None:
-    """Refuse a temperature that is not a number above 0."""
-    require(0 < given < math.inf, field, "must be finite and above 0", given)
+    """Refuse a temperature that is not above 0, or whose square may be too large a number."""
+    fits = 0 < given <= MAX_TEMPERATURE
+    require(fits, field, f"must be above 0 and at most {MAX_TEMPERATURE:.0e}", given)
 
 
 def without_diagonal(scores: Tensor) -> Tensor:

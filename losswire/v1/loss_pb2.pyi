@@ -130,7 +130,7 @@ class Timings(_message.Message):
     def __init__(self, queue: _Optional[float] = ..., decode: _Optional[float] = ..., compute: _Optional[float] = ..., encode: _Optional[float] = ...) -> None: ...
 
 class ResultHeader(_message.Message):
-    __slots__ = ("losses", "grads", "state", "timings")
+    __slots__ = ("losses", "grads", "state", "timings", "metrics")
     class LossesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -149,11 +149,13 @@ class ResultHeader(_message.Message):
     GRADS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     losses: _containers.MessageMap[str, Value]
     grads: _containers.MessageMap[str, Value]
     state: Value
     timings: Timings
-    def __init__(self, losses: _Optional[_Mapping[str, Value]] = ..., grads: _Optional[_Mapping[str, Value]] = ..., state: _Optional[_Union[Value, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    metrics: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, losses: _Optional[_Mapping[str, Value]] = ..., grads: _Optional[_Mapping[str, Value]] = ..., state: _Optional[_Union[Value, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., metrics: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ComputeResponse(_message.Message):
     __slots__ = ("header", "payloads")

@@ -15,7 +15,7 @@ TOP = """\
 
 # Losses
 
-What a config's `type` may be: {count} losses. Each picture is the loss itself, called along one axis: its value on the
+What a config's `type` may be: {count} losses and heads. Each picture is the loss itself, called along one axis: its value on the
 left, and on the right the gradient that comes back. `lossserver losses NAME` prints the same text in a terminal, and
 `client.losses()` returns it as data.
 
@@ -47,6 +47,18 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def _picture(name: str) -> list[str]:
+    if name not in PLOTS:
+        return []
+    caption = _plain(PLOTS[name].caption)
+    return [
+        f"![{name}: value and gradient](losses/{name}.svg)",
+        "",
+        f"<sub>{caption}</sub>",
+        "",
+    ]
+
+
 def anchor(heading: str) -> str:
     """What GitHub makes of a heading, to link to."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -63,10 +75,7 @@ def section(name: str) -> str:
             "",
             _plain(found.summary),
             "",
-            f"![{name}: value and gradient](losses/{name}.svg)",
-            "",
-            f"<sub>{_plain(PLOTS[name].caption)}</sub>",
-            "",
+            *_picture(name),
             *_formula(said[""]),
             "```python",
             _wrapped(signature(found, types=False)),

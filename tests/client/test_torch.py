@@ -1,6 +1,7 @@
 """lossclient.torch: a remote loss behaves in a PyTorch training loop as a local one does."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -9,21 +10,9 @@ from torch import nn
 
 import lossclient
 from lossclient.torch import RemoteLoss
-from losswire import frame
-from losswire.v1 import loss_pb2 as pb
+from tests.client.recording import Recording, logits
 
 EPS = torch.finfo(torch.float32).eps
-
-
-@pytest.fixture
-def remote(client):
-    """Makes a RemoteLoss of the shared server."""
-    return lambda **config: RemoteLoss(config, client)
-
-
-def logits(*shape, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
 
 
 def test_a_loss_has_a_grad_fn_and_a_gradient(remote):
@@ -100,18 +89,6 @@ def test_a_second_derivative_is_refused_in_words(remote, reduction):
     loss = remote(type="MSELoss", reduction=reduction)(pred, torch.zeros(3, 4)).sum()
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(loss, pred, create_graph=True)
-
-
-class Recording(lossclient.Client):
-    """A client that keeps the headers of what it sends."""
-
-    def send(self, message, timeout):
-        """Keep the header, and send."""
-        self.sent = [
-            *getattr(self, "sent", []),
-            pb.ComputeHeader.FromString(frame.read(message)[0]),
-        ]
-        return super().send(message, timeout)
 
 
 def test_without_grad_only_the_value_is_asked_for(client):
@@ -215,68 +192,13 @@ def test_cuda_tensors_in_cuda_tensors_out(remote):
     assert loss.device == pred.grad.device == pred.device
 
 
-SEESAW = {"type": "SeesawLoss", "num_classes": 3}
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_nothing_is_kept_for_a_backward_that_was(remote, reduction):
+    """Once backward has run, a loss that is kept, as for a log, keeps no input alive."""
+    target = torch.zeros(3, 4)
+    kept = weakref.ref(target)
+    loss = remote(type="MSELoss", reduction=reduction)(logits(3, 4), target).sum()
+    loss.backward()
+    del target
 
-
-def seesaw_inputs():
-    return logits(6, 5), torch.tensor([0, 0, 1, 2, 3, 3])
-
-
-def test_parts_come_by_name_and_each_has_its_own_gradient(remote):
-    """Parts that are weighed differently in the trainer get the gradients of those weights."""
-    pred, target = logits(6, 4), logits(6, 4, seed=1).detach()
-    parts = {"l1": {"type": "L1Loss"}, "mse": {"type": "MSELoss"}}
-    losses = remote(type="Sum", parts=parts)(pred, target)
-    (2 * losses["l1"] + 3 * losses["mse"]).backward()
-    local = pred.detach().clone().requires_grad_()
-    (2 * F.l1_loss(local, target) + 3 * F.mse_loss(local, target)).backward()
-
-    assert list(losses) == ["l1", "mse"]
-    torch.testing.assert_close(pred.grad, local.grad)
-
-
-def test_parts_that_are_simply_added_need_one_call(remote, client, monkeypatch):
-    """sum(losses.values()).backward() does not ask the server again, however it is scaled."""
-    sent = []
-    send = client.send
-    monkeypatch.setattr(client, "send", lambda *given: sent.append(1) or send(*given))
-    losses = remote(**SEESAW)(*seesaw_inputs())
-    (sum(losses.values()) * 1024).backward()
-
-    assert len(sent) == 1
-
-
-def test_what_a_loss_remembers_is_in_the_state_dict(remote):
-    """Counts go on from call to call, into a checkpoint, and into a module that was not called yet."""
-    criterion, fresh = remote(**SEESAW), remote(**SEESAW)
-    for _ in range(2):
-        criterion(*seesaw_inputs())
-    fresh.load_state_dict(criterion.state_dict())
-
-    assert criterion.state_dict()["cum_samples"].tolist() == [4, 2, 2, 4]
-    torch.testing.assert_close(fresh(*seesaw_inputs()), criterion(*seesaw_inputs()))
-
-
-def test_backward_does_not_count_again(remote):
-    """The second call of an unreduced loss is computed from the state that the first was."""
-    criterion = remote(**SEESAW, reduction="none")
-    pred, target = seesaw_inputs()
-    losses = criterion(pred, target)
-    sum(loss.sum() for loss in losses.values()).backward()
-    again, _ = seesaw_inputs()
-    once = remote(**SEESAW, reduction="sum")
-    sum(once(again, target).values()).backward()
-
-    assert criterion.cum_samples.tolist() == [2, 1, 1, 2]
-    torch.testing.assert_close(pred.grad, again.grad)
-
-
-def test_a_part_of_a_sum_remembers(remote):
-    """The state of a part has a name of its own, and survives a checkpoint."""
-    config = {"type": "Sum", "parts": {"cls": SEESAW, "z": {"type": "MSELoss"}}}
-    criterion, fresh = remote(**config), remote(**config)
-    pred, labels = seesaw_inputs()
-    criterion(pred, {"cls": labels, "z": torch.zeros(6, 5)})
-    fresh.load_state_dict(criterion.state_dict())
-
-    assert fresh.state_dict()["cls/cum_samples"].tolist() == [2, 1, 1, 2]
+    assert kept() is None

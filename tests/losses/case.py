@@ -45,7 +45,8 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        given = ",".join(f"{k}={v}" for k, v in self.config.items() if k != "type")
+        plain = {k: v for k, v in self.config.items() if k != "type" and not isinstance(v, dict)}
+        given = ",".join(f"{k}={v}" for k, v in plain.items())
         return f"{self.config['type']}({given})"
 
 

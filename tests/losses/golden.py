@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import lossserver.detection
 import lossserver.losses  # noqa: F401  (registers them)
 from lossserver.registry import LOSSES
 
-FOLDER = Path(os.environ.get("LOSSSERVER_GOLDEN", Path(__file__).parent.parent / "golden"))
+VENDORED = Path(__file__).parent.parent / "golden"
+FOLDER = Path(os.environ.get("LOSSSERVER_GOLDEN", VENDORED))
 
 #: Input dtype of a run. f64x: inputs as f64, upstream kept from rounding to float32 on its way.
 DTYPE = {
@@ -49,6 +51,12 @@ class Step:
     def gradients(self, grads: dict[str, Any]) -> dict[str, Tensor | None]:
         """A result's gradients by the stored names of the inputs."""
         return dict(pair for name in grads for pair in _pairs(self.names[name], grads[name]))
+
+    @property
+    def named(self) -> bool:
+        """Whether upstream's outputs have names, and not just an order."""
+        structure = self.expected["structure"]
+        return isinstance(structure, dict) and not structure.keys() & {"$o", "$tuple"}
 
     def wrt(self, stored: Any) -> list[str]:
         """Our names of the inputs in which these stored names stand."""
@@ -148,6 +156,7 @@ def goldens() -> list[Golden]:
     return [
         Golden(case, run)
         for case in manifest()
+        if case["kind"] != "head"
         for run in case["runs"]
         if (config_of(case).get("type") in LOSSES or case["group"] == ERRORS) and run != "f64x"
     ]
@@ -155,7 +164,8 @@ def goldens() -> list[Golden]:
 
 def golden_names() -> set[str]:
     """Names of the losses that golden cases of this set check."""
-    return {config_of(case).get("type") for case in manifest()} & set(LOSSES)
+    heads = json.loads((VENDORED.parent / "golden_heads" / "manifest.json").read_text())["cases"]
+    return {config_of(case).get("type") for case in [*manifest(), *heads]} & set(LOSSES)
 
 
 @cache

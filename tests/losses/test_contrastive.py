@@ -79,9 +79,9 @@ def test_a_pair_alone_has_no_loss(name):
 
 @pytest.mark.parametrize("name", OF_VIEWS + OF_LABELS)
 def test_too_many_pairs_are_refused(name):
-    """Vectors without a dimension cost no byte to send, and must not cost a square of memory."""
+    """Vectors of one number cost a few bytes to send, and must not cost a square of memory."""
     rows = int(MAX_PAIRS**0.5) + 1
-    pred = torch.zeros(rows, 0)
+    pred = torch.zeros(rows, 1)
     target = pred if name in OF_VIEWS else torch.zeros(rows, dtype=torch.int64)
     with pytest.raises(TensorError, match="pairs of"):
         answer({"type": name}, {"pred": pred, "target": target})
@@ -91,7 +91,7 @@ def test_too_many_pairs_are_refused(name):
 def test_a_weight_is_a_number_a_row(name):
     """A column of weights is refused: with a row of losses it would make a square."""
     inputs = inputs_of(name, torch.randn(4, 3))
-    with pytest.raises(TensorError, match="weight: must be a number a row"):
+    with pytest.raises(TensorError, match="weight: must not broadcast the loss"):
         answer({"type": name}, inputs | {"weight": torch.ones(4, 1)})
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from losswire.errors import SpecError, TensorError
-from tests.losses.calls import answer, assert_all_close
+from tests.losses.calls import answer, assert_all_close, floats
 
 INF = float("inf")
 TOP = {"type": "TopKKLLoss"}
@@ -71,6 +71,89 @@ def test_jsd_is_at_most_log_2():
     inputs = {"pred": torch.tensor([[200.0, 0]]), "target": torch.tensor([[0, 200.0]])}
 
     assert_all_close(answer({"type": "JSDLoss"}, inputs).loss, torch.tensor(math.log(2)))
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-2, 1.0, 100.0])
+@pytest.mark.parametrize(
+    "name", ["ForwardKLLoss", "ReverseKLLoss", "JSDLoss", "TopKKLLoss", "rest"]
+)
+def test_what_is_nearly_the_same_keeps_its_divergence(name, scale):
+    """In float32 no divergence is below 0, and that of a student near its teacher is no noise."""
+    generator = torch.Generator().manual_seed(1)
+    teacher, noise = (torch.randn(50, 40, generator=generator) for _ in range(2))
+    target = teacher.log_softmax(-1)
+    if name in ("TopKKLLoss", "rest"):
+        target = top_of(target, 12)
+    config = REST if name == "rest" else {"type": name}
+    sent = {"pred": teacher + scale * noise, "target": target}
+    options = {"reduction_override": "none", "wrt": ("pred",)}
+    narrow = answer(config, sent, **options)
+    wide = answer(config, floats(sent, torch.float64), **options)
+
+    assert narrow.loss.min() >= 0
+    assert_all_close(narrow.loss.mean().double(), wide.loss.mean(), rtol=0.01, atol=0)
+    assert_all_close(narrow.grad.double(), wide.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_student_rules_out_besides_the_top():
+    """Where the others are impossible for both, the gradient is Q - P, and not NaN."""
+    pred = torch.tensor([[0.0, 1, -INF, -INF]])
+    p = torch.tensor([[0.5, 0.5]])
+    target = {"indices": torch.tensor([[0, 1]]), "logprobs": p.log()}
+    result = answer(REST, {"pred": pred, "target": target})
+
+    assert_all_close(result.grad, pred.softmax(-1) - torch.tensor([[0.5, 0.5, 0, 0]]))
+
+
+def test_a_teacher_that_is_sure_of_another():
+    """A top K of no probability at all leaves all to the rest; its gradient is finite."""
+    logprobs = torch.full((1, 2), -INF)
+    target = {"indices": torch.tensor([[0, 1]]), "logprobs": logprobs}
+    result = answer(
+        REST, {"pred": torch.tensor([[0.0, 1, 2]]), "target": target}, wrt=("pred", "target")
+    )
+
+    assert result.loss.isfinite()
+    assert result.grad.isfinite().all()
+    assert result.grads["target"]["logprobs"].isfinite().all()
+
+
+def test_more_than_all_probability_is_refused():
+    """A top K that adds up to over 1, but for rounding, is of no distribution."""
+    target = {"indices": torch.tensor([[0, 1]]), "logprobs": torch.tensor([[0.5, 0.505]]).log()}
+    inputs = {"pred": torch.zeros(1, 3), "target": target}
+
+    assert answer(REST, inputs).loss.isfinite()
+    target["logprobs"] = torch.tensor([[0.8, 0.3]]).log()
+    assert answer(TOP, inputs).loss.isfinite()
+    with pytest.raises(TensorError, match=r"target\.logprobs: must make probabilities of at most"):
+        answer(REST, inputs)
+
+
+@pytest.mark.parametrize("config", [TOP, REST], ids=str)
+def test_padding_needs_no_top(config):
+    """Outside the mask a top K may hold anything: neither the loss nor a gradient knows of it."""
+    pred, teacher = torch.randn(1, 3, 5), torch.randn(1, 3, 5).log_softmax(-1)
+    target = top_of(teacher, 2)
+    whole = answer(config, {"pred": pred[:, :2], "target": top_of(teacher[:, :2], 2)})
+    target["indices"][:, 2], target["logprobs"][:, 2], pred[:, 2] = -1, 3.0, torch.nan
+    inputs = {"pred": pred, "target": target, "mask": torch.tensor([[1, 1, 0]])}
+    result = answer(config, inputs, wrt=("pred", "target"))
+
+    assert_all_close(result.loss, whole.loss)
+    assert_all_close(result.grad[:, :2], whole.grad)
+    assert not result.grad[:, 2].any()
+    assert not result.grads["target"]["logprobs"][:, 2].any()
+
+
+def test_the_ends_of_jsd_are_losses_of_their_own():
+    """At 0 and 1 the divergence is 0; the refusal names the losses that were meant."""
+    for beta, name in ((0, "ForwardKLLoss"), (1, "ReverseKLLoss")):
+        with pytest.raises(SpecError, match=f"beta: .*for {beta} take {name}"):
+            answer(
+                {"type": "JSDLoss", "beta": beta},
+                {"pred": torch.zeros(1, 2), "target": torch.zeros(1, 2)},
+            )
 
 
 @pytest.mark.parametrize("config", [TOP, REST], ids=str)

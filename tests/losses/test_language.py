@@ -51,6 +51,47 @@ def test_a_masked_token_is_silent(name):
     assert_all_close(found.grad, clean.grad)
 
 
+@pytest.mark.parametrize("name", ["ZLoss", "ForwardKLLoss", "ReverseKLLoss", "JSDLoss"])
+def test_a_mean_is_over_the_tokens_of_the_mask(name):
+    """Padding to any length, with NaN even, changes neither the mean nor the gradient of the tokens."""
+    names = ("pred",) if name == "ZLoss" else ("pred", "target")
+    plain = {one: torch.randn(2, 3, 4, dtype=torch.float64) for one in names}
+    pad = torch.full((2, 9, 4), torch.nan, dtype=torch.float64)
+    padded = {one: torch.cat([given, pad], 1) for one, given in plain.items()}
+    mask = torch.arange(12).expand(2, 12) < 3
+    expected = answer({"type": name}, plain, wrt=names)
+    found = answer({"type": name}, padded | {"mask": mask}, wrt=names)
+
+    assert_all_close(found.loss, expected.loss, rtol=1e-15, atol=0)
+    for one in names:
+        assert_all_close(found.grads[one][:, :3], expected.grads[one])
+        assert not found.grads[one][:, 3:].any()
+    assert answer({"type": name}, padded | {"mask": torch.zeros(2, 12)}).loss == 0
+
+
+def test_a_mask_is_no_weight():
+    """What is neither 0 nor 1, or not a number a token, is refused as a mask."""
+    pred = torch.zeros(2, 3, 4)
+    for mask, said in (
+        (torch.full((2, 3), 0.5), "mask: must hold 0 and 1 only; given 0.5"),
+        (torch.ones(2, 1), r"mask: must be a number a token, \[2, 3\]"),
+    ):
+        with pytest.raises(TensorError, match=said):
+            answer({"type": "ZLoss"}, {"pred": pred, "mask": mask})
+
+
+@pytest.mark.parametrize("sick", [torch.nan, torch.inf, -torch.inf])
+def test_an_ignored_token_may_hold_anything(sick):
+    """Where the label is to be ignored, loss and gradient are 0 whatever the logits."""
+    inputs = {"pred": torch.zeros(2, 3), "target": torch.tensor([-100, 1])}
+    inputs["pred"][0] = sick
+    result = answer({"type": "LabelSmoothingLoss"}, inputs)
+
+    assert result.loss.isfinite()
+    assert not result.grad[0].any()
+    assert result.grad[1].isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["LabelSmoothingLoss", "LinearCrossEntropyLoss"])
 def test_a_mean_over_what_is_not_ignored(name):
     """With avg_non_ignore the mean is torch's, but 0 and not NaN where all are ignored."""

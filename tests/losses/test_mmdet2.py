@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import losswire.errors
+from lossserver.card import card
 from lossserver.registry import LOSSES
 from tests.losses.calls import answer
 from tests.losses.golden import config_of, manifest
@@ -65,6 +66,16 @@ def test_no_soft_targets(name):
 
     with pytest.raises(losswire.errors.RequestError, match="target: must be"):
         answer({"type": f"mmdet2.{name}"}, inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "new"),
+    [("FocalLoss", "one-hot"), ("QualityFocalLoss", "y itself"), ("GaussianFocalLoss", "pos_inds")],
+)
+def test_a_card_does_not_promise_what_is_refused(name, new):
+    """What came with 3 is described there, and not here."""
+    assert new in card(name).text
+    assert new not in card(f"mmdet2.{name}").text
 
 
 def test_no_places_in_heat_maps():

@@ -46,6 +46,17 @@ def test_an_impossible_rejected_answer_costs_nothing():
     assert result.grad["chosen"] == 0
 
 
+def test_an_impossible_chosen_answer_costs_all():
+    """A log-probability of -inf for the chosen answer is infinitely bad, smoothed labels or not."""
+    inputs = {"pred": pair(-math.inf, -1.0)}
+    for smoothing in (0.0, 0.1):
+        config = {"type": "DPOLoss", "reference_free": True, "label_smoothing": smoothing}
+        result = answer(config, inputs)
+
+        assert result.loss == math.inf
+        assert_all_close(result.grad["rejected"], pair(0, 0.1 * (1 - smoothing))["rejected"])
+
+
 def test_label_smoothing_has_a_best_margin():
     """With a share s of labels wrong, the least loss is where σ(β h) = 1 - s, and it is their entropy."""
     best = math.log(0.8 / 0.2) / 0.1

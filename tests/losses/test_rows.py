@@ -5,14 +5,30 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lossserver.losses.rows import RowwiseLoss
+from lossserver.losses.rows import Exact, RowwiseLoss
 from lossserver.registry import LOSSES
 from lossserver.tree import tensors
+from losswire.errors import TensorError
 from tests.losses.calls import answer, assert_all_close, job_of, poisoned, results, unreduced
 from tests.losses.cases import CASES
 
 ROWWISE = [case for case in CASES if issubclass(LOSSES[case.config["type"]], RowwiseLoss)]
 WEIGHTED = [case for case in ROWWISE if "weight" in LOSSES[case.config["type"]].TAKES]
+
+#: Losses that take a weight, but not one a row that multiplies the row of a single output.
+OTHERWISE = {
+    "EQLV2Loss": "does not look at it",
+    "L2Loss": "has one an element",
+    "MarginL2Loss": "has one an element",
+    "SeesawLoss": "has two outputs of other rows",
+}
+ANY_WEIGHTED = [
+    case
+    for case in CASES
+    if "weight" in LOSSES[case.config["type"]].TAKES
+    and "reduction_override" in LOSSES[case.config["type"]].OPTIONS
+    and case.config["type"] not in OTHERWISE
+]
 
 every_rowwise = pytest.mark.parametrize("case", ROWWISE, ids=str)
 every_weighted = pytest.mark.parametrize("case", WEIGHTED, ids=str)
@@ -82,6 +98,17 @@ def test_company_changes_nothing(case):
         assert_all_close(a.grad, b.grad)
 
 
+@pytest.mark.parametrize("case", ANY_WEIGHTED, ids=str)
+def test_a_weight_of_two_counts_twice(case):
+    """It doubles its row, and no other, also where rows read each other."""
+    inputs = case.inputs(4)
+    once, twice = (unreduced(case, weighing(case, inputs, 1, w, 1, 1), wrt=()) for w in (1, 2))
+    expected = once.loss.clone()
+    expected[1] *= 2
+
+    assert_all_close(twice.loss, expected)
+
+
 @every_weighted
 def test_alone_is_as_in_a_batch(case):
     """Autograd through everything, as for a loss that makes no promise, gives the same gradients."""
@@ -105,6 +132,31 @@ def test_the_weight_of_a_row_that_is_not_finite(case):
 
     assert_all_close(grad[[0, 1, 3]], clean[[0, 1, 3]])
     assert not grad[2]
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in WEIGHTED if issubclass(LOSSES[c.config["type"]], Exact)], ids=str
+)
+def test_a_weight_makes_no_square(case):
+    """A weight that would broadcast the rows to another shape, as [N, 1] does [N], is refused."""
+    inputs = case.inputs(3)
+    shape = unreduced(case, inputs, wrt=()).loss.shape
+    with pytest.raises(TensorError, match="weight: must not broadcast the loss"):
+        answer(case.config, inputs | {"weight": torch.ones(3, *shape)})
+
+
+def test_company_is_of_one_precision():
+    """A float64 weight makes the call a float64 one, alone and in company."""
+    inputs = {"pred": torch.rand(3, 4), "target": torch.rand(3, 4), "weight": torch.rand(3, 4)}
+    wide = inputs | {"weight": inputs["weight"].double()}
+    narrow, job = (
+        job_of({"type": "MSELoss"}, one, reduction_override="none") for one in (inputs, wide)
+    )
+    batched, alone = results(job)[0], results(replace(job, rows=None))[0]
+
+    assert narrow.key != job.key
+    assert batched.loss.dtype is alone.loss.dtype is torch.float64
+    assert torch.equal(batched.loss, alone.loss)
 
 
 @pytest.mark.gpu

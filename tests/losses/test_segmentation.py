@@ -35,12 +35,71 @@ def test_void_pixels_are_not_looked_at(config):
     pred = torch.randn(1, 3, 4, dtype=torch.float64)
     inputs = {"pred": pred, "target": image(0, 1, VOID, 1)}
     odd = {"pred": pred.clone(), "target": inputs["target"]}
-    odd["pred"][:, :, 2] = torch.tensor([7.0, -3, 1])
     config = config | {"ignore_index": VOID}
     result = answer(config, inputs)
 
-    assert torch.equal(result.loss, answer(config, odd).loss)
-    assert not result.grad[:, :, 2].any()
+    for value in (torch.tensor([7.0, -3, 1]), torch.nan, torch.inf):
+        odd["pred"][:, :, 2] = value
+        found = answer(config, odd)
+        assert torch.equal(found.loss, result.loss)
+        assert torch.equal(found.grad, result.grad)
+        assert not found.grad[:, :, 2].any()
+
+
+@pytest.mark.parametrize("mode", ["binary", "multilabel"])
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_void_masks_are_not_looked_at(name, mode):
+    """A pixel that a mask ignores may hold NaN; in a class, while other classes count it."""
+    config = {"type": name, "mode": mode, "ignore_index": VOID}
+    target = torch.tensor([[[0, 1, 1], [0, 1, VOID]]])
+    pred = torch.randn(1, 2, 3, dtype=torch.float64)
+    clean = answer(config, {"pred": pred, "target": target})
+    pred[0, 1, 2] = torch.nan
+    found = answer(config, {"pred": pred, "target": target})
+
+    assert torch.equal(found.loss, clean.loss)
+    assert torch.equal(found.grad, clean.grad)
+
+
+def test_a_class_that_counts_reads_all_of_its_pixel():
+    """Where softmax masks ignore one class of a pixel, the others' probabilities stay what they are."""
+    pred = torch.randn(1, 2, 1, dtype=torch.float64)
+    config = {"type": "SoftDiceLoss", "mode": "multiclass", "smooth": 0.0, "classes": "present"}
+    target = torch.tensor([[[1], [VOID]]])
+    p = pred.softmax(1)[0, 0, 0]
+    result = answer(config | {"ignore_index": VOID}, {"pred": pred, "target": target})
+
+    torch.testing.assert_close(result.loss, 1 - 2 * p / (p**2 + 1))
+
+
+@pytest.mark.parametrize("change", [{}, {"alpha": 0.0}], ids=str)
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_an_absent_class_has_no_gradient(name, change):
+    """A class that is neither there nor predicted, 0 / 0 unsmoothed, leaves the others theirs."""
+    if name == "SoftDiceLoss" and change:
+        return
+    config = {"type": name, "mode": "multilabel", "smooth": 0.0, "classes": "present"} | change
+    pred = torch.tensor([[[2.0, -1], [-200, -200]]])
+    target = torch.tensor([[[1, 0], [0, 0]]])
+    result = answer(config, {"pred": pred, "target": target})
+    lone = answer(config, {"pred": pred[:, :1], "target": target[:, :1]})
+
+    assert torch.equal(result.loss, lone.loss)
+    assert torch.equal(result.grad[:, :1], lone.grad)
+    assert not result.grad[:, 1].any()
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_soft_masks_are_shares(name):
+    """A mask of 255 as a float is refused, unless that is what to ignore; NaN is its owner's."""
+    config, pred = {"type": name, "mode": "binary"}, torch.zeros(1, 3)
+    for value in (255.0, -0.5):
+        with pytest.raises(TensorError, match=rf"target: a soft mask .* \[0, 1\]; given \[{value}"):
+            answer(config, {"pred": pred, "target": torch.tensor([[value, 0.2, 1]])})
+    void = {"pred": pred, "target": torch.tensor([[VOID, 0.2, 1]])}
+
+    assert answer(config | {"ignore_index": VOID}, void).loss.isfinite()
+    assert answer(config, {"pred": pred, "target": torch.tensor([[torch.nan, 0, 1]])}).loss.isnan()
 
 
 def test_an_image_of_nothing_but_void_costs_nothing():

@@ -115,15 +115,16 @@ def test_avg_factor_stands_in_for_the_divisor():
 
     for normalization, value in wanted.items():
         ours = answer(normalized(config, normalization), inputs, avg_factor=100.0).loss
-        assert_all_close(ours, value, rtol=1e-8, atol=0)
+        assert_all_close(ours, value, rtol=1e-15, atol=0)
 
 
 @every_form
 @every_mean
-def test_the_mean_of_no_token_is_0(case, normalization):
+@pytest.mark.parametrize("avg_factor", [None, 0.0])
+def test_the_mean_of_no_token_is_0(case, normalization, avg_factor):
     """A call whose tokens are all masked, as a filter may leave it, adds 0 to the training."""
     inputs = masked(case) | {"mask": torch.zeros(B, T)}
-    result = answer(normalized(case.config, normalization), inputs)
+    result = answer(normalized(case.config, normalization), inputs, avg_factor=avg_factor)
 
     assert result.loss == 0
     for grad in tensors(result.grad):

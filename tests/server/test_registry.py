@@ -66,6 +66,11 @@ def test_a_name_is_taken_once():
 
     with pytest.raises(ValueError, match="already registered"):
         registry.register(taken)
+    with pytest.raises(ValueError, match="already registered"):
+        registry.alias("L1Loss", "MSELoss")
+    registry.alias("Distance", "L1Loss")
+    with pytest.raises(ValueError, match="already registered"):
+        registry.alias("Distance", "MSELoss")
 
 
 def test_a_scope_is_part_of_a_name():

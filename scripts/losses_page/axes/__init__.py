@@ -8,6 +8,7 @@ from scripts.losses_page.axes import (
     classes,
     dense,
     differences,
+    heads,
     points,
     policies,
     preferences,
@@ -23,6 +24,7 @@ from scripts.losses_page.axes import (
 from scripts.losses_page.curves import Plot
 
 FAMILIES = [
+    heads,
     boxes,
     dense,
     sets,
@@ -40,4 +42,7 @@ FAMILIES = [
     torch_pairs,
 ]
 
-PLOTS: dict[str, Plot] = {name: plot for family in FAMILIES for name, plot in family.PLOTS.items()}
+#: Of the losses that have a picture.
+PLOTS: dict[str, Plot] = {
+    name: plot for family in FAMILIES for name, plot in family.PLOTS.items() if plot is not None
+}

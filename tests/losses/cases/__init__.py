@@ -1,5 +1,7 @@
 """The cases of all losses, one module a family."""
 
+import lossserver.detection
+import lossserver.losses  # noqa: F401  (registers them)
 from tests.losses.cases import (
     accuracy,
     angular,
@@ -18,6 +20,10 @@ from tests.losses.cases import (
     focal,
     gfocal,
     ghm,
+    heads_anchors,
+    heads_grids,
+    heads_keypoints,
+    heads_points,
     heatmap,
     iou,
     labelled,
@@ -63,6 +69,10 @@ FAMILIES = [
     focal,
     gfocal,
     ghm,
+    heads_anchors,
+    heads_grids,
+    heads_keypoints,
+    heads_points,
     heatmap,
     iou,
     labelled,

@@ -21,6 +21,12 @@ def sequences(rows: int) -> Inputs:
     return {"pred": 2 * normal(rows, 3, 4), "target": 2 * normal(rows, 3, 4, seed=1)}
 
 
+def padded(rows: int) -> Inputs:
+    """The same, of which not all tokens count."""
+    mask = [[1, 1, 0], [1, 1, 1], [0, 1, 1], [1, 0, 0], [1, 1, 1], [0, 0, 1]]
+    return sequences(rows) | {"mask": torch.tensor(mask[:rows]).reshape(rows, 3)}
+
+
 def softmax(logits: list[float], temperature: float = 1) -> list[float]:
     """Probabilities of logits."""
     powers = [math.exp(x / temperature) for x in logits]
@@ -35,13 +41,14 @@ def kl(p: list[float], q: list[float]) -> float:
 def by_token(divergence: Callable[..., float], temperature: float = 1, factor: float = 1):
     """A divergence of teacher and student, token by token."""
 
-    def reference(pred: Tensor, target: Tensor) -> Tensor:
+    def reference(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         pairs = zip(pred.flatten(0, -2).tolist(), target.flatten(0, -2).tolist(), strict=True)
         values = [
             factor * divergence(softmax(teacher, temperature), softmax(student, temperature))
             for student, teacher in pairs
         ]
-        return torch.tensor(values, dtype=pred.dtype).reshape(pred.shape[:-1])
+        found = torch.tensor(values, dtype=pred.dtype).reshape(pred.shape[:-1])
+        return found if mask is None else found * mask
 
     return reference
 
@@ -61,6 +68,8 @@ def reverse(p: list[float], q: list[float]) -> float:
     return kl(q, p)
 
 
+MASKED = "the mean is over the tokens that count"
+
 CASES = [
     Case({"type": "ForwardKLLoss"}, logits, by_token(kl), BOTH),
     Case({"type": "ForwardKLLoss", "temperature": 2}, sequences, by_token(kl, 2, 4), BOTH),
@@ -71,6 +80,10 @@ CASES = [
     ),
     Case({"type": "ReverseKLLoss", "temperature": 2}, logits, by_token(reverse, 2, 4), BOTH),
     Case({"type": "ReverseKLLoss"}, sequences, by_token(reverse), BOTH),
+    *(
+        Case({"type": name}, padded, by_token(form), BOTH, reduces_otherwise=MASKED)
+        for name, form in (("ForwardKLLoss", kl), ("ReverseKLLoss", reverse), ("JSDLoss", jsd(0.5)))
+    ),
     Case({"type": "JSDLoss"}, sequences, by_token(jsd(0.5)), BOTH),
     Case(
         {"type": "JSDLoss", "beta": 0.1, "temperature": 2}, logits, by_token(jsd(0.1), 2, 4), BOTH

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.losses.case import Case, Inputs, by_row, normal, whole
+from tests.losses.cases import divergence
+from tests.losses.cases.divergence import MASKED
 
 
 def tokens(rows: int) -> Inputs:
@@ -19,6 +21,12 @@ def tokens(rows: int) -> Inputs:
 def sequences(rows: int) -> Inputs:
     """Logits [B, 3, 5], class indices."""
     return {"pred": 3 * normal(rows, 3, 5), "target": whole(rows, 3, high=4, seed=1)}
+
+
+def padded(rows: int) -> Inputs:
+    """Logits [N, 3, 4], of whose tokens not all count."""
+    given = divergence.padded(rows)
+    return {"pred": given["pred"], "mask": given["mask"]}
 
 
 def z(pred: list[float]) -> float:
@@ -43,6 +51,12 @@ CASES = [
         {"type": "ZLoss", "coefficient": 2},
         lambda rows: {"pred": normal(rows, 2, 4)},
         lambda pred: 2 * pred.exp().sum(-1).log() ** 2,
+    ),
+    Case(
+        {"type": "ZLoss"},
+        padded,
+        lambda pred, mask: 1e-4 * pred.exp().sum(-1).log() ** 2 * mask,
+        reduces_otherwise=MASKED,
     ),
     Case({"type": "LabelSmoothingLoss"}, tokens, smoothed(0.1)),
     Case({"type": "LabelSmoothingLoss", "label_smoothing": 0.3}, sequences, smoothed(0.3)),

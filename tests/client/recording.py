@@ -1,0 +1,33 @@
+"""What the tests of `lossclient.torch` share: inputs, and a client that keeps what it sends."""
+
+import torch
+
+import lossclient
+from losswire import frame, tensor
+from losswire.v1 import loss_pb2 as pb
+from losswire.value import Reader
+
+SEESAW = {"type": "SeesawLoss", "num_classes": 3}
+
+
+def logits(*shape, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
+
+
+def seesaw_inputs():
+    return logits(6, 5), torch.tensor([0, 0, 1, 2, 3, 3])
+
+
+class Recording(lossclient.Client):
+    """A client that keeps the headers of what it sends, and the states."""
+
+    def send(self, message, timeout):
+        """Keep header and state, and send."""
+        serialised, payloads = frame.read(message)
+        header = pb.ComputeHeader.FromString(serialised)
+        self.sent = [*getattr(self, "sent", []), header]
+        reader = Reader(payloads, tensor.unpack)
+        state = reader.read(header.state, "state") if header.HasField("state") else None
+        self.states = [*getattr(self, "states", []), state]
+        return super().send(message, timeout)
