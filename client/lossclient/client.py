@@ -10,6 +10,7 @@ from typing import Any, Self
 import grpc
 
 from lossclient.call import Result, call_message, decode_reply, encode_call
+from lossclient.dense import dense
 from lossclient.transport import Retry, Transport
 from losswire import tensor
 from losswire.tensor import TensorBytes
@@ -111,6 +112,7 @@ class Client:
         anchors: Any = None,
         pred: Any = None,
         seed: int = 0,
+        with_anchors: bool = False,
         timeout: float | None = 30.0,
     ) -> dict[str, Any]:
         """What a head's anchors are to predict, without sending predictions.
@@ -122,12 +124,15 @@ class Client:
             anchors: a list of arrays [n, 4], one a level.
             pred: of an assigner that looks at predictions: dict(scores=[...], bboxes=[...]).
             seed: of a sampler that chooses at random.
+            with_anchors: of a head, send the anchors back, too.
             timeout: seconds for everything, retries included.
 
         Returns:
-            Of a head: labels, label_weights, bbox_targets, bbox_weights and anchors, an array a
-            level; pos_inds, neg_inds and pos_gt_inds, an array an image; avg_factor, an int. Of an
-            assigner: gt_inds, labels and max_overlaps, an array an image.
+            Of a head: labels, label_weights, bbox_targets and bbox_weights, an array [B, n, ...] a
+            level; pos_inds, neg_inds and pos_gt_inds, an array an image, among the anchors of all
+            levels; avg_factor, an int; anchors, an array [n, 4] a level if asked for. Only the
+            positives travel, and the rest is filled in here. Of an assigner: gt_inds, labels and
+            max_overlaps, an array an image.
 
         Raises:
             RequestError: the call is at fault; its message names image and field.
@@ -135,8 +140,10 @@ class Client:
         """
         sizes = featmap_sizes and [[int(side) for side in size] for size in featmap_sizes]
         inputs = {"target": target, "featmap_sizes": sizes, "anchors": anchors, "pred": pred}
-        message = encode_call({"type": "Assign", "of": cfg}, {**inputs, "seed": seed}, wrt=())
-        return self._receive(message, timeout).losses
+        inputs |= {"seed": seed, "with_anchors": with_anchors}
+        message = encode_call({"type": "Assign", "of": cfg}, inputs, wrt=())
+        told = self._receive(message, timeout).losses
+        return dense(told) if "counts" in told else told
 
     def submit(self, *args: Any, timeout: float | None = 30.0, **kwargs: Any) -> "Future[Result]":
         """`compute` with the same arguments, not waited for.

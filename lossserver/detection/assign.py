@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lossserver.detection.anchor_parts import Anchored, seed_of
-from lossserver.detection.anchor_targets import by_level
+from lossserver.detection.anchor_parts import AnchorParts, seed_of
+from lossserver.detection.anchor_targets import ImageTargets
 from lossserver.detection.assigned import Assigner, Predicted
 from lossserver.detection.images import check_images, images_of
 from lossserver.detection.parts import ASSIGNERS
@@ -24,8 +24,8 @@ from lossserver.registry import LOSSES, RefusedError
 MAX_ANCHORS = 1 << 22
 
 OF_A_HEAD = frozenset(
-    {"labels", "label_weights", "bbox_targets", "bbox_weights", "pos_inds", "neg_inds"}
-    | {"pos_gt_inds", "anchors", "avg_factor"}
+    {"counts", "background", "pos_weight", "avg_factor", "anchors", "pos_inds", "pos_gt_inds"}
+    | {"pos_labels", "pos_bbox_targets", "neg_inds", "off_inds"}
 )
 OF_AN_ASSIGNER = frozenset({"gt_inds", "labels", "max_overlaps"})
 
@@ -50,14 +50,18 @@ class Assign(Loss):
         pred: of an assigner that looks at predictions: {"scores": [[n, C], ...],
             "bboxes": [[n, 4], ...]}, an entry an image.
         seed: of a sampler that chooses at random; 0 if left out.
+        with_anchors: of a head: true to get the anchors, too.
 
     Returns:
-        Of a head: lists a level, `labels` int64 [B, n], `label_weights` [B, n],
-        `bbox_targets` and `bbox_weights` [B, n, 4], `anchors` [n, 4]; lists an
-        image, `pos_inds` and `neg_inds` among all levels' anchors and
-        `pos_gt_inds`, the object of each positive; and `avg_factor`. Of an
-        assigner: lists an image, `gt_inds` (-1 ignored, 0 negative, k + 1
-        for object k), `labels`, `max_overlaps`. No gradient.
+        Of a head, indices into the anchors of all levels, a list an image:
+        `pos_inds` with an object, its `pos_gt_inds`, `pos_labels` and
+        `pos_bbox_targets`; and of those without, whichever are fewer, `neg_inds`
+        or the `off_inds` that take no part (the other list is empty). `counts` of
+        anchors a level, `background` label, label weight `pos_weight` of a
+        positive, `avg_factor`, and `anchors` [n, 4] a level. `client.assign` makes
+        the dense targets of it. Of an assigner: lists an image, `gt_inds` (-1
+        ignored, 0 negative, k + 1 for object k), `labels`, `max_overlaps`. No
+        gradient.
 
     Raises:
         ValueError: a config of neither, boxes that do not fit, no sizes and no
@@ -68,7 +72,9 @@ class Assign(Loss):
     """
 
     NEEDS: ClassVar[frozenset[str]] = frozenset({"target"})
-    TAKES: ClassVar[frozenset[str]] = frozenset({"featmap_sizes", "anchors", "pred", "seed"})
+    TAKES: ClassVar[frozenset[str]] = frozenset(
+        {"featmap_sizes", "anchors", "pred", "seed", "with_anchors"}
+    )
     OUTPUTS: ClassVar[frozenset[str]] = OF_A_HEAD | OF_AN_ASSIGNER
     METRICS: ClassVar[frozenset[str]] = OUTPUTS
 
@@ -78,24 +84,25 @@ class Assign(Loss):
         _ = self.part
 
     @cached_property
-    def part(self) -> Anchored | Assigner:
+    def part(self) -> AnchorParts | Assigner:
         """The head, or the assigner."""
         if self.of.get("type") in ASSIGNERS:
             assigner: Assigner = ASSIGNERS.part(self.of, "of")
             return assigner
         head = LOSSES.part(self.of, "of")
-        if not isinstance(head, Anchored):
+        if not isinstance(head, AnchorParts):
             rule = "must be a head over anchors, or an assigner"
             raise RefusedError("of.type", rule, self.of["type"])
+        _ = head.targeting  # which a head that can do without anchors may not have
         return head
 
     @property
     def names(self) -> frozenset[str]:
-        return OF_A_HEAD if isinstance(self.part, Anchored) else OF_AN_ASSIGNER
+        return OF_A_HEAD if isinstance(self.part, AnchorParts) else OF_AN_ASSIGNER
 
     def check(self, call: Call) -> None:
         seed_of(call)
-        if isinstance(self.part, Anchored):
+        if isinstance(self.part, AnchorParts):
             check_images(call, classes=self.part.labelled)
             require("pred" not in call.inputs, "pred", "no head assigns by predictions", "a pred")
         else:
@@ -103,31 +110,35 @@ class Assign(Loss):
             _check_predicted(call, count)
         if "anchors" in call.inputs:
             _check_anchors(call.inputs["anchors"])
-        elif isinstance(self.part, Anchored):
+        elif isinstance(self.part, AnchorParts):
             _check_sizes(call.inputs.get("featmap_sizes"), self.part.priors.num_base_priors)
         else:
             raise RefusedError("anchors", "an assigner needs its priors", "nothing")
 
     def outputs(self, call: Call) -> dict[str, Any]:
         device = call.inputs["target"]["gt_bboxes"][0].device
-        if isinstance(self.part, Anchored):
+        if isinstance(self.part, AnchorParts):
             return self._of_head(self.part, call, device)
         return self._of_assigner(self.part, call, device)
 
-    def _of_head(self, head: Anchored, call: Call, device: torch.device) -> dict[str, Any]:
+    def _of_head(self, head: AnchorParts, call: Call, device: torch.device) -> dict[str, Any]:
         given = call.inputs.get("anchors")
         sizes = [tuple(size) for size in call.inputs.get("featmap_sizes", ())]
         anchors, _, targets = head.targets(
             call, device, sizes, given and [one.to(device, torch.float32) for one in given]
         )
-        counts = [len(level) for level in anchors]
-        dense = ("labels", "label_weights", "bbox_targets", "bbox_weights")
-        sparse = ("pos_inds", "neg_inds", "pos_gt_inds")
+        weight = head.targeting.pos_weight
         return {
-            "anchors": anchors,
-            **{name: by_level([getattr(t, name) for t in targets], counts) for name in dense},
-            **{name: [getattr(t, name) for t in targets] for name in sparse},
+            "counts": torch.tensor([len(level) for level in anchors]),
+            "background": torch.tensor(head.targeting.background),
+            "pos_weight": torch.tensor(weight if weight > 0 else 1.0),
             "avg_factor": torch.tensor(sum(one.avg_factor for one in targets)),
+            "anchors": anchors if call.inputs.get("with_anchors") is True else [],
+            "pos_inds": [one.pos_inds for one in targets],
+            "pos_gt_inds": [one.pos_gt_inds for one in targets],
+            "pos_labels": [one.labels[one.pos_inds] for one in targets],
+            "pos_bbox_targets": [one.bbox_targets[one.pos_inds] for one in targets],
+            **_others(targets),
         }
 
     def _of_assigner(
@@ -146,6 +157,18 @@ class Assign(Loss):
             "labels": [one.labels for one in found],
             "max_overlaps": [one.overlaps for one in found if one.overlaps is not None],
         }
+
+
+def _others(targets: list[ImageTargets]) -> dict[str, list[Tensor]]:
+    """The anchors without an object, of each image: the negatives, or those left out, if fewer."""
+    negatives, left_out = [], []
+    for one in targets:
+        off = (one.label_weights == 0).nonzero().squeeze(1)
+        # Of no negatives there is nothing to list: then those left out are all the others.
+        listed = 0 < len(one.neg_inds) < len(off)
+        negatives.append(one.neg_inds if listed else one.neg_inds[:0])
+        left_out.append(off[:0] if listed else off)
+    return {"neg_inds": negatives, "off_inds": left_out}
 
 
 def _predicted(call: Call, image: int) -> Predicted:

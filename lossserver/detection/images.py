@@ -135,7 +135,7 @@ def _check_labels(labels: Any, count: int, classes: int, field: str) -> None:
     require(integer or not count, field, "class indices must be of an integer type", labels.dtype)
     outside = labels[(labels < 0) | (labels >= classes)]
     rule = f"a class index must be in 0..{classes - 1}"
-    require(not len(outside), field, rule, outside[:1].tolist())
+    require(not len(outside), field, rule, int(outside[0]) if len(outside) else None)
 
 
 def check_meta(meta: Any, keys: tuple[str, ...], field: str) -> None:

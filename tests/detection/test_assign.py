@@ -7,7 +7,7 @@ import torch
 import lossclient
 from tests.detection.golden_heads import golden_heads, leaves
 from tests.losses.cases.heads_anchors import MAX_IOU, SIZES, head
-from tests.losses.cases.heads_grids import truth
+from tests.losses.cases.heads_grids import SSD, truth
 
 RETINA = head("RetinaHead", MAX_IOU, loss_cls={"type": "FocalLoss", "use_sigmoid": True})
 #: Of random cases the targets were recorded by a second call, which drew other numbers.
@@ -53,7 +53,7 @@ def test_targets_are_upstreams(client, golden):
 def test_given_anchors_are_as_good_as_sizes(client):
     """The anchors that an assignment returned, sent instead of sizes, give the same targets."""
     target = arrays(truth(2, 32, 32))
-    by_sizes = client.assign(RETINA, target, featmap_sizes=SIZES)
+    by_sizes = client.assign(RETINA, target, featmap_sizes=SIZES, with_anchors=True)
     by_anchors = client.assign(RETINA, target, anchors=by_sizes["anchors"])
 
     for a, b in zip(by_sizes["labels"], by_anchors["labels"], strict=True):
@@ -70,6 +70,15 @@ def test_an_assigner_alone(client):
     assert found["gt_inds"][0].tolist() == [1, 0, 2]
     assert found["labels"][0].tolist() == [3, -1, 5]
     assert found["max_overlaps"][0][0] == pytest.approx(7 / 8)
+
+
+def test_heads_with_losses_of_their_own(client):
+    """SSDHead, whose losses are not its config's to choose, can be asked for its targets, too."""
+    target = arrays(truth(1, 8, 16))
+    found = client.assign(SSD, target, featmap_sizes=[[1, 2], [1, 1]])
+
+    assert [one.shape for one in found["labels"]] == [(1, 8), (1, 4)]
+    assert found["avg_factor"] >= 1
 
 
 def test_the_same_seed_is_the_same_sample(client):
