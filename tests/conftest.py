@@ -88,14 +88,16 @@ def client(server: ServerProcess) -> Iterator[lossclient.Client]:
         yield connected
 
 
-CASE = re.compile(r"test_golden\.py::\w+\[(?P<case>.+)-(f64|f32|f16|bf16)\]$")
+CASE = re.compile(r"test_golden(?P<of>\w*)\.py::\w+\[(?P<case>.+)-(f64|f32|f16|bf16)\]$")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print how many golden cases were checked."""
     found = [CASE.search(report.nodeid) for report in terminalreporter.getreports("passed")]
-    checks = [match["case"] for match in found if match]
-    if checks:
-        terminalreporter.write_line(
-            f"golden: {len(set(checks))} cases of the original code, {len(checks)} checks passed"
-        )
+    for of, what in (("", "losses"), ("_heads", "heads")):
+        checks = [match["case"] for match in found if match and match["of"] == of]
+        if checks:
+            cases = len(set(checks))
+            terminalreporter.write_line(
+                f"golden: {cases} cases of {what}, {len(checks)} checks through a running server"
+            )
