@@ -138,7 +138,9 @@ class Client:
             RequestError: the call is at fault; its message names image and field.
             ServiceError: the server is, or is not there.
         """
-        sizes = featmap_sizes and [[int(side) for side in size] for size in featmap_sizes]
+        sizes = None
+        if featmap_sizes is not None:
+            sizes = [[int(side) for side in size] for size in featmap_sizes]
         inputs = {"target": target, "featmap_sizes": sizes, "anchors": anchors, "pred": pred}
         inputs |= {"seed": seed, "with_anchors": with_anchors}
         message = encode_call({"type": "Assign", "of": cfg}, inputs, wrt=())

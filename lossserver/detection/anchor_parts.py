@@ -90,7 +90,8 @@ class AnchorParts(Head):
     def _number(self, name: str) -> float:
         given = self.trained.get(name, -1)
         fits = isinstance(given, int | float) and not isinstance(given, bool)
-        require(fits, f"train_cfg.{name}", "must be a number", given)
+        fits = fits and abs(given) <= torch.finfo(torch.float32).max
+        require(fits, f"train_cfg.{name}", "must be a number that float32 holds", given)
         return float(given)
 
     @property

@@ -15,13 +15,17 @@ from torch import Tensor
 from lossserver.detection.anchor_parts import AnchorParts, seed_of
 from lossserver.detection.anchor_targets import ImageTargets
 from lossserver.detection.assigned import Assigner, Predicted
+from lossserver.detection.assigners.point import PointAssigner
 from lossserver.detection.images import check_images, images_of
 from lossserver.detection.parts import ASSIGNERS
 from lossserver.losses.loss import Call, Loss, require
 from lossserver.registry import LOSSES, RefusedError
 
-#: Anchors of a call that gives only the sizes of its maps: a RetinaNet has 200,000 an image.
-MAX_ANCHORS = 1 << 22
+#: Anchors of all images of a call: a RetinaNet has 200,000 an image.
+MAX_ANCHORS = 1 << 23
+
+#: Pairs of anchors and objects: half a second of overlaps. 1,000 objects of a RetinaNet have fewer.
+MAX_PAIRS = 1 << 28
 
 OF_A_HEAD = frozenset(
     {"counts", "background", "pos_weight", "avg_factor", "anchors", "pos_inds", "pos_gt_inds"}
@@ -65,7 +69,8 @@ class Assign(Loss):
 
     Raises:
         ValueError: a config of neither, boxes that do not fit, no sizes and no
-            anchors, or more anchors than 4 million.
+            anchors, more than 8 million anchors, or too many
+            objects for them.
 
     Source:
         MMDetection 3.3.0, `AnchorHead.get_targets` and `BaseAssigner.assign`.
@@ -103,17 +108,26 @@ class Assign(Loss):
     def check(self, call: Call) -> None:
         seed_of(call)
         if isinstance(self.part, AnchorParts):
-            check_images(call, classes=self.part.labelled)
+            count = check_images(call, classes=self.part.labelled)
             require("pred" not in call.inputs, "pred", "no head assigns by predictions", "a pred")
         else:
             count = check_images(call, classes=1 << 62, metas=())
             _check_predicted(call, count)
         if "anchors" in call.inputs:
-            _check_anchors(call.inputs["anchors"])
+            # Of the assigners one takes points and strides.
+            width = 3 if isinstance(self.part, PointAssigner) else 4
+            _check_anchors(call.inputs["anchors"], width)
+            total = sum(len(one) for one in call.inputs["anchors"])
         elif isinstance(self.part, AnchorParts):
-            _check_sizes(call.inputs.get("featmap_sizes"), self.part.priors.num_base_priors)
+            sizes = call.inputs.get("featmap_sizes")
+            total = _check_sizes(sizes, self.part.priors.num_base_priors)
         else:
             raise RefusedError("anchors", "an assigner needs its priors", "nothing")
+        rule = f"must not make over {MAX_ANCHORS} anchors, of all images together"
+        require(total * count <= MAX_ANCHORS, "featmap_sizes", rule, total * count)
+        pairs = total * sum(len(one) for one in call.inputs["target"]["gt_bboxes"])
+        rule = f"must not make over {MAX_PAIRS} pairs with the anchors"
+        require(pairs <= MAX_PAIRS, "target.gt_bboxes", rule, pairs)
 
     def outputs(self, call: Call) -> dict[str, Any]:
         device = call.inputs["target"]["gt_bboxes"][0].device
@@ -192,16 +206,18 @@ def _check_predicted(call: Call, count: int) -> None:
         require(fits, f"pred.{name}", f"must be a list of {count} tensors [n, ...]", type(given))
 
 
-def _check_anchors(given: Any) -> None:
+def _check_anchors(given: Any, width: int) -> None:
     fits = isinstance(given, list) and len(given) > 0
     require(fits, "anchors", "must be a list, an entry a level", type(given).__name__)
     for i, one in enumerate(given):
         fits = isinstance(one, Tensor) and one.dim() == 2 and one.is_floating_point()
         said = list(one.shape) if isinstance(one, Tensor) else type(one).__name__
-        require(fits, f"anchors[{i}]", "must be a float tensor [n, 4]", said)
+        rule = f"must be a float tensor [n, {width}]"
+        require(fits and one.shape[1] == width, f"anchors[{i}]", rule, said)
 
 
-def _check_sizes(given: Any, per_place: list[int]) -> None:
+def _check_sizes(given: Any, per_place: list[int]) -> int:
+    """How many anchors there are an image."""
     rule = f"must be a list of [height, width], one a level, here {len(per_place)}"
     fits = isinstance(given, list) and len(given) == len(per_place)
     fits = fits and all(
@@ -209,6 +225,4 @@ def _check_sizes(given: Any, per_place: list[int]) -> None:
         for one in given
     )
     require(fits, "featmap_sizes", rule, given)
-    total = sum(a * height * width for a, (height, width) in zip(per_place, given, strict=True))
-    rule = f"must not make over {MAX_ANCHORS} anchors"
-    require(total <= MAX_ANCHORS, "featmap_sizes", rule, total)
+    return sum(a * height * width for a, (height, width) in zip(per_place, given, strict=True))

@@ -12,6 +12,9 @@ from lossserver.detection.images import Image
 
 IGNORED, NEGATIVE = -1, 0
 
+#: Priors that an object may have as candidates; they are kept for all objects at once.
+MAX_CANDIDATES = 1 << 10
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Assigned:

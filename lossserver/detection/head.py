@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lossserver.losses.loss import Call, Loss, floating, require
+from lossserver.losses.loss import Call, Loss, check_names, floating, require
 from lossserver.registry import LOSSES, RefusedError
 
 #: Parameters that build the network, which is the trainer's, or that only testing needs.
@@ -61,6 +61,9 @@ class Run:
             avg_factor=avg_factor,
             state=self.state.get(name),
         )
+        # A guard against what was not sent may stand in the loss's own check and nowhere else.
+        check_names(loss, call, name)
+        loss.check(call)
         outputs, state = loss.step(call)
         if state is not None:
             self.state[name] = state

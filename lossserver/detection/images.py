@@ -133,7 +133,8 @@ def _check_labels(labels: Any, count: int, classes: int, field: str) -> None:
     require(labels.shape == (count,), field, f"must be [{count}], one a box", list(labels.shape))
     integer = not labels.is_floating_point() and labels.dtype is not torch.bool
     require(integer or not count, field, "class indices must be of an integer type", labels.dtype)
-    outside = labels[(labels < 0) | (labels >= classes)]
+    wide = labels.long()  # a narrow integer would wrap the number of classes
+    outside = wide[(wide < 0) | (wide >= classes)]
     rule = f"a class index must be in 0..{classes - 1}"
     require(not len(outside), field, rule, int(outside[0]) if len(outside) else None)
 

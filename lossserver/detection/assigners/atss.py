@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lossserver.detection.assigned import IGNORED, Assigned, Predicted
+from lossserver.detection.assigned import IGNORED, MAX_CANDIDATES, Assigned, Predicted
 from lossserver.detection.assigners.common import (
     OverlapAssigner,
     background,
@@ -63,7 +63,8 @@ class ATSSAssigner(OverlapAssigner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.topk >= 1, "topk", "must be at least 1", self.topk)
+        rule = f"must be in 1..{MAX_CANDIDATES}"
+        require(1 <= self.topk <= MAX_CANDIDATES, "topk", rule, self.topk)
 
     @property
     def needs(self) -> frozenset[str]:

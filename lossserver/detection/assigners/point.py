@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lossserver.detection.assigned import Assigned, Assigner, Predicted
+from lossserver.detection.assigned import MAX_CANDIDATES, Assigned, Assigner, Predicted
 from lossserver.detection.assigners.common import background, labels_of, rows_of, won
 from lossserver.detection.assigners.pairs import spans
 from lossserver.detection.images import Image
@@ -45,7 +45,8 @@ class PointAssigner(Assigner):
 
     def __post_init__(self) -> None:
         require(self.scale >= 1, "scale", "must be at least 1", self.scale)
-        require(self.pos_num >= 1, "pos_num", "must be at least 1", self.pos_num)
+        rule = f"must be in 1..{MAX_CANDIDATES}"
+        require(1 <= self.pos_num <= MAX_CANDIDATES, "pos_num", rule, self.pos_num)
 
     @torch.no_grad()
     def assign(

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lossserver.detection.assigned import Assigned, Predicted
+from lossserver.detection.assigned import MAX_CANDIDATES, Assigned, Predicted
 from lossserver.detection.assigners.common import (
     OverlapAssigner,
     background,
@@ -64,7 +64,8 @@ class TaskAlignedAssigner(OverlapAssigner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.topk >= 1, "topk", "must be at least 1", self.topk)
+        rule = f"must be in 1..{MAX_CANDIDATES}"
+        require(1 <= self.topk <= MAX_CANDIDATES, "topk", rule, self.topk)
 
     @torch.no_grad()
     def assign(

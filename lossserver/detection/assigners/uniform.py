@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lossserver.detection.assigned import IGNORED, NEGATIVE, Assigned, Predicted
+from lossserver.detection.assigned import IGNORED, MAX_CANDIDATES, NEGATIVE, Assigned, Predicted
 from lossserver.detection.assigners.common import (
     OverlapAssigner,
     background,
@@ -60,7 +60,8 @@ class UniformAssigner(OverlapAssigner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.match_times >= 1, "match_times", "must be at least 1", self.match_times)
+        rule = f"must be in 1..{MAX_CANDIDATES}"
+        require(1 <= self.match_times <= MAX_CANDIDATES, "match_times", rule, self.match_times)
 
     @torch.no_grad()
     def assign(
