@@ -11,11 +11,10 @@ from torch import Tensor
 
 from lossserver.detection.anchor_targets import ImageTargets, Level, Targeting, levels_of
 from lossserver.detection.coders import Coder
-from lossserver.detection.head import Head, default, flat
+from lossserver.detection.head import Head, default, flat, trained
 from lossserver.detection.images import Image, check_images, images_of
 from lossserver.detection.parts import ASSIGNERS, CODERS, PRIORS, SAMPLERS
 from lossserver.losses.loss import Call, require
-from lossserver.registry import RefusedError
 
 #: Numbers that seed a random generator.
 MAX_SEED = (1 << 63) - 1
@@ -50,9 +49,7 @@ class AnchorParts(Head):
     @property
     def trained(self) -> dict[str, Any]:
         """The training part of the config."""
-        if self.train_cfg is None:
-            raise RefusedError("train_cfg", "must be given: it says how to assign", None)
-        return self.train_cfg
+        return trained(self.train_cfg)
 
     @cached_property
     def priors(self) -> Any:

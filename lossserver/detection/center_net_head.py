@@ -67,7 +67,6 @@ class CenterNetHead(Head):
     """
 
     UNREAD: ClassVar[frozenset[str]] = NETWORK | {"train_cfg"}
-    TAKES: ClassVar[frozenset[str]] = frozenset()
     MAPS: ClassVar[tuple[str, ...]] = ("center_heatmap_preds", "wh_preds", "offset_preds")
     PARTS: ClassVar[tuple[str, ...]] = ("loss_center_heatmap", "loss_wh", "loss_offset")
     OUTPUTS: ClassVar[frozenset[str]] = frozenset(PARTS)

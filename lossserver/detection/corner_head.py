@@ -97,7 +97,6 @@ class CornerHead(Head):
     """
 
     UNREAD: ClassVar[frozenset[str]] = NETWORK | {"train_cfg"}
-    TAKES: ClassVar[frozenset[str]] = frozenset()
     MAPS: ClassVar[tuple[str, ...]] = (
         "tl_heats", "br_heats", "tl_embs", "br_embs", "tl_offs", "br_offs",
     )  # fmt: skip

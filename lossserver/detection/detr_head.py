@@ -76,7 +76,6 @@ class DETRHead(Head):
     """
 
     UNREAD: ClassVar[frozenset[str]] = NETWORK | {"embed_dims", "num_reg_fcs"}
-    TAKES: ClassVar[frozenset[str]] = frozenset()
     MAPS: ClassVar[tuple[str, ...]] = ("all_layers_cls_scores", "all_layers_bbox_preds")
     PARTS: ClassVar[tuple[str, ...]] = ("loss_cls", "loss_bbox", "loss_iou")
     OUTPUTS: ClassVar[frozenset[str]] = frozenset(PARTS)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lossserver.losses.loss import Call, Loss, check_names, floating, require
+from lossserver.losses.remember import refuse_other_names
 from lossserver.registry import LOSSES, RefusedError
 
 #: Parameters that build the network, which is the trainer's, or that only testing needs.
@@ -147,10 +148,8 @@ class Head(Loss):
     def check_state(self, call: Call) -> None:
         """Refuse a state that is not a map of what the losses remember."""
         known = {name for name, loss in self.losses.items() if loss.remembers}
-        if call.state is not None and (
-            not isinstance(call.state, dict) or set(call.state) != known
-        ):
-            raise RefusedError("state", f"must be a map of {', '.join(sorted(known))}", "another")
+        if call.state is not None:
+            refuse_other_names(call.state, known)
 
 
 def _check_map(
@@ -167,6 +166,13 @@ def _check_map(
         sizes.append(size)
     rule = f"must be as high and wide as the other maps of level {level}, {sizes[level]}"
     require(size == sizes[level], where, rule, size)
+
+
+def trained(config: dict[str, Any] | None) -> dict[str, Any]:
+    """The training part of a head's config, which must be given."""
+    if config is None:
+        raise RefusedError("train_cfg", "must be given: it says how to assign", None)
+    return config
 
 
 def default(**config: Any) -> Any:

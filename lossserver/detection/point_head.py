@@ -23,7 +23,6 @@ class Pointed(Head):
     """What heads over points share. Nothing is random, and no size of an image is read."""
 
     UNREAD: ClassVar[frozenset[str]] = NETWORK | {"train_cfg"}
-    TAKES: ClassVar[frozenset[str]] = frozenset()
 
     num_classes: int
     strides: tuple[int | tuple[int, ...], ...] = (4, 8, 16, 32, 64)

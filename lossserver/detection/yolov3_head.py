@@ -12,14 +12,14 @@ from lossserver.detection.anchors import Anchors
 from lossserver.detection.assigned import NEGATIVE, Assigner, Predicted
 from lossserver.detection.cells import check_centres, responsible
 from lossserver.detection.coders import YOLOBBoxCoder
-from lossserver.detection.head import NETWORK, Head, Run, default, flat
+from lossserver.detection.head import NETWORK, Head, Run, default, flat, trained
 from lossserver.detection.images import Image, check_images, images_of
 from lossserver.detection.parts import ASSIGNERS, CODERS, PRIORS
 from lossserver.detection.positives import Positives, is_elementwise, positives_of
 from lossserver.detection.rehearsal import check_classes, rehearse
 from lossserver.losses.classes import one_hot
 from lossserver.losses.loss import Call, require
-from lossserver.registry import LOSSES, RefusedError
+from lossserver.registry import LOSSES
 
 #: Where in what an anchor predicts each loss looks: x, y, w, h, confidence, scores of classes.
 COLUMNS = {
@@ -139,11 +139,10 @@ class YOLOV3Head(Head):
     @cached_property
     def assigner(self) -> Assigner:
         """How anchors get objects."""
-        if self.train_cfg is None:
-            raise RefusedError("train_cfg", "must be given: it says how to assign", None)
-        sampler = self.train_cfg.get("sampler")
+        train = trained(self.train_cfg)
+        sampler = train.get("sampler")
         require(sampler is None, "train_cfg.sampler", "must be left out: none samples", sampler)
-        found: Assigner = ASSIGNERS.part(self.train_cfg.get("assigner"), "train_cfg.assigner")
+        found: Assigner = ASSIGNERS.part(train.get("assigner"), "train_cfg.assigner")
         unknown = sorted(found.needs - {"responsible"})
         require(not unknown, "train_cfg.assigner", "must be one of a grid", f"needs {unknown}")
         return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lossserver.detection.assigned import NEGATIVE, Assigned, Assigner, Predicted
-from lossserver.detection.head import NETWORK, Head, Run, default, flat
+from lossserver.detection.head import NETWORK, Head, Run, default, flat, trained
 from lossserver.detection.images import Image, check_images, images_of
 from lossserver.detection.parts import ASSIGNERS, PRIORS
 from lossserver.detection.positives import positives_of
@@ -112,9 +112,8 @@ class YOLOXHead(Head):
     @cached_property
     def assigner(self) -> Assigner:
         """How points get objects."""
-        if self.train_cfg is None:
-            raise RefusedError("train_cfg", "must be given: it says how to assign", None)
-        found: Assigner = ASSIGNERS.part(self.train_cfg.get("assigner"), "train_cfg.assigner")
+        train = trained(self.train_cfg)
+        found: Assigner = ASSIGNERS.part(train.get("assigner"), "train_cfg.assigner")
         return found
 
     @property
