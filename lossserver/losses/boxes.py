@@ -21,6 +21,9 @@ from lossserver.losses.rows import Rows
 from lossserver.losses.shortcut import ShortCut
 from lossserver.registry import RefusedError
 
+#: x1, y1, x2 and y2, a tensor each.
+Edges = tuple[Tensor, Tensor, Tensor, Tensor]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BoxLoss(ShortCut):
@@ -78,41 +81,85 @@ def areas(sizes: Tensor) -> Tensor:
     return width * height
 
 
-def apart(a: Tensor, b: Tensor) -> Tensor:
-    """The way [..., 2] from the centre of a to that of b."""
+def edges(boxes: Tensor) -> Edges:
+    """x1, y1, x2 and y2 [...] of boxes [..., 4].
+
+    A formula splits its boxes once. Each slice of a tensor gives it one more
+    gradient, a whole tensor of mostly 0, to be added up in eager torch, and in a
+    fused kernel a case that its every element asks about.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return x1, y1, x2, y2
+
+
+def sides(box: Edges, eps: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Width and height [...], negative where edges are swapped; eps is added to the height alone."""
+    x1, y1, x2, y2 = box
+    return x2 - x1, y2 - y1 + eps if eps else y2 - y1
+
+
+def area(box: Edges) -> Tensor:
+    """Area [...]; negative where one pair of edges is swapped."""
+    width, height = sides(box)
+    return width * height
+
+
+def apart(a: Edges, b: Edges) -> tuple[Tensor, Tensor]:
+    """The way [...] from the centre of a to that of b, along x and along y."""
     # Sums first: of equal boxes it is exactly 0.
-    return ((b[..., :2] + b[..., 2:]) - (a[..., :2] + a[..., 2:])) * 0.5
+    return (
+        ((b[0] + b[2]) - (a[0] + a[2])) * 0.5,
+        ((b[1] + b[3]) - (a[1] + a[3])) * 0.5,
+    )
 
 
-def overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def overlap_and_union(a: Edges, b: Edges) -> tuple[Tensor, Tensor]:
     """The areas [...] that both boxes cover, and that at least one does."""
-    shared = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
-    overlap = areas(shared.clamp(min=0))
-    return overlap, areas(sizes(a)) + areas(sizes(b)) - overlap
+    width = torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0])
+    height = torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])
+    overlap = width.clamp(min=0) * height.clamp(min=0)
+    return overlap, area(a) + area(b) - overlap
 
 
-def enclosing(a: Tensor, b: Tensor, least: float = 0.0) -> Tensor:
-    """Width and height [..., 2] of the smallest box around both, no less than `least`."""
-    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    return outer.clamp(min=least)
+def enclosing(a: Edges, b: Edges, least: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Width and height [...] of the smallest box around both, no less than `least`."""
+    width = torch.maximum(a[2], b[2]) - torch.minimum(a[0], b[0])
+    height = torch.maximum(a[3], b[3]) - torch.minimum(a[1], b[1])
+    return width.clamp(min=least), height.clamp(min=least)
 
 
 def iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     """Intersection over union, the union being no less than eps."""
-    overlap, union = overlap_and_union(a, b)
+    overlap, union = overlap_and_union(edges(a), edges(b))
     return overlap / at_least(union, eps)
+
+
+def soft_iou(a: Edges, b: Edges, eps: float) -> Tensor:
+    """Intersection over union, eps being added to the union."""
+    overlap, union = overlap_and_union(a, b)
+    return overlap / (union + eps)
+
+
+def distance(a: Edges, b: Edges, eps: float) -> Tensor:
+    """Squared distance of the centres over the squared diagonal of the box around both."""
+    width, height = enclosing(a, b)
+    x, y = apart(a, b)
+    return (x.square() + y.square()) / (width.square() + height.square() + eps)
 
 
 def iof(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     """Intersection over foreground, the area of `a`, it being no less than eps."""
-    overlap, _ = overlap_and_union(a, b)
-    return overlap / at_least(areas(sizes(a)), eps)
+    own = edges(a)
+    overlap, _ = overlap_and_union(own, edges(b))
+    return overlap / at_least(area(own), eps)
 
 
 def giou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     """IoU less the share of the enclosing box that neither covers; neither area less than eps."""
-    overlap, union = overlap_and_union(a, b)
-    union, around = at_least(union, eps), at_least(areas(enclosing(a, b)), eps)
+    own, other = edges(a), edges(b)
+    overlap, union = overlap_and_union(own, other)
+    width, height = enclosing(own, other)
+    union, around = at_least(union, eps), at_least(width * height, eps)
     return overlap / union - (around - union) / around
 
 

@@ -17,16 +17,25 @@ def labels_of(target: Tensor) -> Tensor:
     return target.long()
 
 
-def one_hot(labels: Tensor, like: Tensor) -> Tensor:
-    """[N, C] of `like` [N, C]'s dtype: 1 at each row's label, a row of 0 where that is not in 0..C-1.
+def labelled(labels: Tensor, like: Tensor) -> Tensor:
+    """bool [N, C] of `like` [N, C]: true at each row's label, nowhere where that is not in 0..C-1.
 
     By comparison, since torch's own one_hot reads the labels back to check them,
-    which on CUDA waits for the device.
+    which on CUDA waits for the device; and since what is compared goes into a
+    fused kernel, where what is scattered does not.
     """
     if not labels.numel():
-        return like.new_zeros(like.shape)  # and no arange of a number of classes that cost no byte
-    classes = torch.arange(like.shape[1], device=labels.device)
-    return (labels.unsqueeze(1) == classes).to(like.dtype)
+        # And no arange of a number of classes that cost no byte.
+        return like.new_zeros(like.shape, dtype=torch.bool)
+    # As int32 they are compared eight at a time, beside eight floats.
+    count = like.shape[1]
+    classes = torch.arange(count, dtype=torch.int32, device=labels.device)
+    return labels.clamp(-1, count).int().unsqueeze(1) == classes
+
+
+def one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    """[N, C] of `like` [N, C]'s dtype: 1 at each row's label, a row of 0 where that is not in 0..C-1."""
+    return labelled(labels, like).to(like.dtype)
 
 
 def sigmoid_entropy(logits: Tensor, target: Tensor, positive: Tensor | None = None) -> Tensor:

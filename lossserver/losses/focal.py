@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lossserver.losses.classes import (
+    labelled,
     labels_of,
     one_hot,
     probability_entropy,
@@ -68,7 +69,7 @@ class Focal(Elementwise):
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
         if target.dim() != pred.dim():
-            if self.gamma >= 1 and pred.shape[1]:
+            if self.gamma >= 1:
                 return self._of_labels(pred, target)
             target = one_hot(target, pred)
         target = target.to(pred.dtype)
@@ -79,17 +80,15 @@ class Focal(Elementwise):
         return alpha_t * miss.pow(self.gamma) * entropy
 
     def _of_labels(self, pred: Tensor, labels: Tensor) -> Tensor:
-        """The same of class indices: all as if of no class, and then the labelled ones.
+        """The same of class indices: one sigmoid and one logarithm an element.
 
-        Half the work, since nearly all are of no class. Not for γ below 1: there the
-        slope of what is overwritten may be infinite.
+        The loss of a label is that of no label with the sign of the logit turned
+        and α for 1 - α. Not for γ below 1: there the slope may be infinite.
         """
-        away = (1 - self.alpha) * pred.sigmoid().pow(self.gamma) * F.softplus(pred, threshold=40)
-        place = labels.clamp(max=pred.shape[1] - 1).unsqueeze(1)
-        x = pred.gather(1, place)
-        there = self.alpha * (1 - x.sigmoid()).pow(self.gamma) * F.softplus(-x, threshold=40)
-        labelled = (labels < pred.shape[1]).unsqueeze(1)
-        return away.scatter(1, place, torch.where(labelled, there, away.gather(1, place)))
+        there = labelled(labels, pred)
+        away = torch.where(there, -pred, pred)
+        alpha_t = torch.where(there, pred.new_full((), self.alpha), 1 - self.alpha)
+        return alpha_t * away.sigmoid().pow(self.gamma) * F.softplus(away, threshold=40)
 
     def activate(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The probabilities, and their binary cross entropy."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lossserver.losses.classes import (
@@ -182,6 +183,8 @@ class DistributionFocalLoss(RowwiseLoss):
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
         y = target.to(pred.dtype)
         i = y.detach().nan_to_num(nan=0.0).trunc()  # a NaN's place is any; the loss is NaN by y
-        bins = torch.stack([i, i + 1], 1).long()
-        left, right = pred.log_softmax(1).gather(1, bins).neg().unbind(1)
+        log_p, place = pred.log_softmax(1), i.long()
+        # Not gathered: the gradient of that is scattered, which no kernel can fuse with the rest.
+        left = F.nll_loss(log_p, place, reduction="none")
+        right = F.nll_loss(log_p, place + 1, reduction="none")
         return torch.lerp(left, right, y - i)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lossserver.losses.boxes import BoxLoss, areas, giou, iou, sizes
+from lossserver.losses.boxes import BoxLoss, Edges, area, edges, giou, iou
 from lossserver.losses.loss import require
 from lossserver.registry import LOSSES
 
@@ -139,18 +139,25 @@ class EIoULoss(BoxLoss):
         require(self.smooth_point > 0, "smooth_point", "must be above 0", self.smooth_point)
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
-        overlap = _extended_overlap(pred, target)
-        union = areas(sizes(pred)) + areas(sizes(target)) - overlap + self.eps
+        own, other = edges(pred), edges(target)
+        overlap = _extended_overlap(own, other)
+        union = area(own) + area(other) - overlap + self.eps
         e = 1 - overlap / union
         s = self.smooth_point
         return torch.where(e < s, 0.5 * e.square() / s, e - 0.5 * s)
 
 
-def _extended_overlap(a: Tensor, b: Tensor) -> Tensor:
+def _extended_overlap(a: Edges, b: Edges) -> Tensor:
     """Area of the overlap [...], below 0 where the boxes are apart."""
-    corner = torch.minimum(a[..., :2], b[..., :2])
-    start, end = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    near, far = torch.minimum(start, end) - corner, torch.maximum(start, end) - corner
-    start, end = start - corner, end - corner
+    start_x, end_x, near_x, far_x = _along(a[0], a[2], b[0], b[2])
+    start_y, end_y, near_y, far_y = _along(a[1], a[3], b[1], b[3])
     # The rectangles from the corner to `end` and to `near`, less the two that reach to `far`.
-    return areas(end) + areas(near) - start[..., 0] * far[..., 1] - far[..., 0] * start[..., 1]
+    return end_x * end_y + near_x * near_y - start_x * far_y - far_x * start_y
+
+
+def _along(a_start: Tensor, a_end: Tensor, b_start: Tensor, b_end: Tensor) -> Edges:
+    """Start and end of the overlap, the lesser and the greater of these, from where the first begins."""
+    corner = torch.minimum(a_start, b_start)
+    start, end = torch.maximum(a_start, b_start), torch.minimum(a_end, b_end)
+    near, far = torch.minimum(start, end), torch.maximum(start, end)
+    return start - corner, end - corner, near - corner, far - corner

@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossserver.losses.boxes import BoxLoss, apart, enclosing, overlap_and_union, sizes
+from lossserver.losses.boxes import (
+    BoxLoss,
+    Edges,
+    apart,
+    distance,
+    edges,
+    enclosing,
+    sides,
+    soft_iou,
+)
 from lossserver.losses.loss import require
 from lossserver.registry import LOSSES
 
@@ -46,7 +55,8 @@ class DIoULoss(BoxLoss):
     """
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
-        return 1 - _iou(pred, target, self.eps) + _distance(pred, target, self.eps)
+        own, other = edges(pred), edges(target)
+        return 1 - soft_iou(own, other, self.eps) + distance(own, other, self.eps)
 
 
 @LOSSES.register
@@ -87,11 +97,12 @@ class CIoULoss(BoxLoss):
     """
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
-        iou = _iou(pred, target, self.eps)
-        v = 4 / math.pi**2 * (_slant(target, self.eps) - _slant(pred, self.eps)).square()
+        own, other = edges(pred), edges(target)
+        iou = soft_iou(own, other, self.eps)
+        v = 4 / math.pi**2 * (_slant(other, self.eps) - _slant(own, self.eps)).square()
         with torch.no_grad():
             alpha = (iou > 0.5) * v / (1 - iou + v)
-        ciou = iou - (_distance(pred, target, self.eps) + alpha * v)
+        ciou = iou - (distance(own, other, self.eps) + alpha * v)
         return 1 - ciou.clamp(min=-1, max=1)
 
 
@@ -137,26 +148,27 @@ class SIoULoss(BoxLoss):
     neg_gamma: bool = False
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
-        cost = self._distance_cost(pred, target) + self._shape_cost(pred, target)
-        siou = _iou(pred, target, self.eps) - 0.5 * cost
+        own, other = edges(pred), edges(target)
+        cost = self._distance_cost(own, other) + self._shape_cost(own, other)
+        siou = soft_iou(own, other, self.eps) - 0.5 * cost
         return 1 - siou.clamp(min=-1, max=1)
 
-    def _distance_cost(self, pred: Tensor, target: Tensor) -> Tensor:
+    def _distance_cost(self, a: Edges, b: Edges) -> Tensor:
         # Not `apart`: where centres agree the gradient hangs on the rounding, so this is upstream's.
-        ends = target[..., :2] + target[..., 2:] - pred[..., :2] - pred[..., 2:]
-        offset = ends * 0.5 + self.eps
-        sines = offset.abs() / torch.hypot(*offset.unbind(-1)).unsqueeze(-1)
-        along_x, along_y = sines.unbind(-1)
+        x, y = ((b[i] + b[i + 2] - a[i] - a[i + 2]) * 0.5 + self.eps for i in (0, 1))
+        way = torch.hypot(x, y)
+        along_x, along_y = x.abs() / way, y.abs() / way
         sine = torch.where(along_x > math.sqrt(0.5), along_y, along_x)
         angle_cost = torch.sin(2 * torch.asin(sine))
         gamma = angle_cost - 2 if self.neg_gamma else 2 - angle_cost
-        rho = offset / enclosing(pred, target, self.eps)
-        return (1 - torch.exp(gamma.unsqueeze(-1) * rho.square())).sum(-1)
+        width, height = enclosing(a, b, self.eps)
+        costs = [1 - torch.exp(gamma * rho.square()) for rho in (x / width, y / height)]
+        return costs[0] + costs[1]
 
-    def _shape_cost(self, pred: Tensor, target: Tensor) -> Tensor:
+    def _shape_cost(self, pred: Edges, target: Edges) -> Tensor:
         costs = [
             (1 - torch.exp(-(a - b).abs() / torch.maximum(a, b))).pow(4)
-            for a, b in zip(_sides(pred, self.eps), _sides(target, self.eps), strict=True)
+            for a, b in zip(sides(pred, self.eps), sides(target, self.eps), strict=True)
         ]
         return costs[0] + costs[1]
 
@@ -214,37 +226,25 @@ class BoundedIoULoss(BoxLoss):
         return weight
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
-        target = target.detach()
-        size, wanted = sizes(pred), sizes(target)
-        offset = apart(pred, target).abs()
-        of_centre = (wanted - 2 * offset) / (wanted + 2 * offset + self.eps)
-        of_centre = torch.maximum(of_centre, torch.zeros_like(of_centre))
-        of_size = torch.minimum(wanted / (size + self.eps), size / (wanted + self.eps))
-        short = 1 - torch.cat([of_centre, of_size], dim=-1)
+        own, other = edges(pred), edges(target.detach())
+        wanted = sides(other)
+        bounds = [self._of_centre(*pair) for pair in zip(apart(own, other), wanted, strict=True)]
+        bounds += [self._of_side(*pair) for pair in zip(sides(own), wanted, strict=True)]
+        short = 1 - torch.stack(bounds, -1)
         return torch.where(
             short < self.beta, 0.5 * short.square() / self.beta, short - 0.5 * self.beta
         )
 
+    def _of_centre(self, away: Tensor, wanted: Tensor) -> Tensor:
+        twice = 2 * away.abs()
+        bound = (wanted - twice) / (wanted + twice + self.eps)
+        return torch.maximum(bound, bound.new_zeros(()))
 
-def _iou(a: Tensor, b: Tensor, eps: float) -> Tensor:
-    """IoU [...] with eps added to the union, where `boxes.iou` has a floor."""
-    overlap, union = overlap_and_union(a, b)
-    return overlap / (union + eps)
-
-
-def _distance(a: Tensor, b: Tensor, eps: float) -> Tensor:
-    """Squared distance of the centres over the squared diagonal of the box around both."""
-    diagonal = enclosing(a, b).square().sum(-1) + eps
-    return (apart(a, b).square()).sum(-1) / diagonal
+    def _of_side(self, side: Tensor, wanted: Tensor) -> Tensor:
+        return torch.minimum(wanted / (side + self.eps), side / (wanted + self.eps))
 
 
-def _sides(boxes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Width, and height with eps added, as upstream has it."""
-    width, height = sizes(boxes).unbind(-1)
-    return width, height + eps
-
-
-def _slant(boxes: Tensor, eps: float) -> Tensor:
+def _slant(box: Edges, eps: float) -> Tensor:
     """Angle [...] of the diagonal with the vertical."""
-    width, height = _sides(boxes, eps)
+    width, height = sides(box, eps)
     return torch.atan(width / height)

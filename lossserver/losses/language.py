@@ -120,8 +120,9 @@ class LabelSmoothingLoss(LogitsLoss):
         ignored = target == self.ignore_index
         # Before the softmax, whose slope at a NaN is NaN, wanted or not.
         log_p = F.log_softmax(pred.masked_fill(ignored.unsqueeze(-1), 0), -1)
-        own = target.masked_fill(ignored, 0).unsqueeze(-1)
-        loss = -log_p.gather(-1, own).squeeze(-1)
+        own = target.masked_fill(ignored, 0)
+        # Not gathered: the gradient of that is scattered, which no kernel can fuse with the rest.
+        loss = F.nll_loss(log_p.flatten(0, -2), own.flatten(), reduction="none").view(own.shape)
         if self.label_smoothing:  # which would make a logit of -inf NaN, not without effect
             loss = (1 - self.label_smoothing) * loss - self.label_smoothing * log_p.mean(-1)
         return loss.masked_fill(ignored, 0)

@@ -105,7 +105,11 @@ class SmoothL1Loss(Alike):
         require(self.beta >= 0, "beta", "must be at least 0", self.beta)
 
     def formula(self, pred: Tensor, target: Tensor) -> Tensor:
-        return F.smooth_l1_loss(pred, target.to(pred.dtype), beta=self.beta, reduction="none")
+        target = target.to(pred.dtype)
+        if self.beta < 1e-30:  # as good as 0, and β d would lose its digits in float32
+            return F.l1_loss(pred, target, reduction="none")
+        # Of torch's smooth_l1_loss a fused kernel would make a slope of 0 where pred is NaN.
+        return F.huber_loss(pred, target, delta=self.beta, reduction="none") / self.beta
 
 
 @LOSSES.register_as("torch.HuberLoss")
