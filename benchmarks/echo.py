@@ -1,4 +1,4 @@
-"""A bare grpc.aio server that answers each message with itself: the floor of any such service.
+"""A bare grpc.aio server that answers each Compute call with its own message: the floor of any such service.
 
 python -m benchmarks.echo
 """
@@ -8,6 +8,8 @@ import sys
 from typing import Any
 
 import grpc
+
+SERVICE = "losswire.v1.LossService"
 
 
 async def echo(message: bytes, _: Any) -> bytes:
@@ -21,7 +23,7 @@ async def main() -> None:
     server = grpc.aio.server(options=options)
     handler = grpc.unary_unary_rpc_method_handler(echo)
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("Echo", {"Echo": handler}),)
+        (grpc.method_handlers_generic_handler(SERVICE, {"Compute": handler}),)
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
-import torch
 
 
 def measure(run: Callable[[], object], *, repeats: int, warmup: int = 3) -> list[float]:
@@ -34,6 +34,8 @@ def quantile(samples: list[float], q: float) -> float:
 
 def machine() -> str:
     """One line that says where figures were taken."""
+    import torch  # noqa: PLC0415  (the processes that send calls import this module)
+
     cpu = platform.processor() or platform.machine()
     return (
         f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, "
@@ -73,3 +75,28 @@ def process(*arguments: str) -> Iterator[str]:
             yield said.split("serving on ")[1].split()[0]
         finally:
             running.terminate()
+
+
+def load(target: str, call: str, **options: Any) -> dict[str, Any]:
+    """What `lossserver bench` finds out about that call, and about itself; its options by name."""
+    # Not above: the processes that send import this module, and would wait for torch.
+    from lossserver.bench.options import Options  # noqa: PLC0415
+    from lossserver.bench.run import measured  # noqa: PLC0415
+
+    found = measured(Options(target=target, call=(call,), **options))
+    return {**found["calls"][0], "generator": found["generator"]}
+
+
+def warm(target: str, call: str, patience: float) -> float | None:
+    """Send calls until fused kernels answer all of them, at most `patience` seconds.
+
+    Returns:
+        The share of calls that a fused kernel has answered in the end; None of a server that
+        says nothing of it.
+    """
+    end = time.monotonic() + patience
+    while True:
+        found = load(target, call, callers=16, seconds=1, warmup=0.5)
+        fused: float | None = found["server"].get("fused")
+        if fused is None or fused == 1 or time.monotonic() > end:
+            return fused

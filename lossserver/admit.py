@@ -1,13 +1,12 @@
-"""May this call enter? Bytes and calls in flight, deadline, draining.
+"""May this call enter? Calls and bytes in flight, deadline, draining.
 
-Asked before a message is decoded, by its size alone, so that a refusal costs
-next to nothing. Runs on the event loop only; needs no lock.
+Asked twice, so that a refusal costs next to nothing: before a call's message is
+read, which gRPC holds back until then, and before it is decoded, by its size.
+Runs on the event loop only; needs no lock.
 """
 
 import asyncio
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from losswire.errors import DeadlineError, DrainingError, MessageTooLargeError, OverloadedError
@@ -19,10 +18,9 @@ class Limits:
 
     Attributes:
         max_message_bytes: bytes of one message. gRPC itself cuts off at twice that.
-        max_bytes_in_flight: bytes of all messages being worked on. At its peak
-            a call takes five to seven times its message, and gRPC holds what it
-            receives before it is counted here.
-        max_calls_in_flight: calls being worked on.
+        max_bytes_in_flight: bytes of all messages being worked on, and again of those coming in.
+            At its peak a call takes five to seven times its message.
+        max_calls_in_flight: calls that have begun and are not answered yet.
     """
 
     max_message_bytes: int = 256 << 20
@@ -41,70 +39,96 @@ class Limits:
 
 
 class Admission:
-    """The door, and the count of who is in."""
+    """The door, and the count of who is in.
+
+    Attributes:
+        calls: calls that have begun and not ended.
+        bytes: bytes of the messages of those that were let in.
+        draining: nobody is let in any more.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._bytes = 0
-        self._calls = 0
-        self._open = 0
         self._empty = asyncio.Event()
         self._empty.set()
+        self.calls = 0
+        self.bytes = 0
         self.draining = False
 
-    def opened(self) -> None:
-        """A call has begun. It is open until its reply has been sent, or it was refused or lost."""
-        self._open += 1
+    def begin(self) -> "Place":
+        """Count a call, whose message is not read yet."""
+        self.calls += 1
         self._empty.clear()
+        return Place(self)
 
-    def ended(self) -> None:
-        """A call that was opened has ended."""
-        self._open -= 1
-        if not self._open:
+    def end(self, size: int) -> None:
+        """Count a call of `size` bytes no more."""
+        self.calls -= 1
+        self.bytes -= size
+        if not self.calls:
             self._empty.set()
 
     async def empty(self) -> None:
         """Wait until no call is open."""
         await self._empty.wait()
 
-    @contextmanager
-    def enter(self, size: int, remaining: float | None) -> Iterator[None]:
-        """Hold a place for a message of `size` bytes with `remaining` seconds to its deadline.
+    def check(self) -> None:
+        """Whether the message of a call that has begun may be read.
 
         Raises:
-            DrainingError, MessageTooLargeError, DeadlineError, OverloadedError: it may not enter.
+            DrainingError, OverloadedError: not now.
         """
-        self._check(size, math.inf if remaining is None else remaining)
-        self._bytes += size
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._bytes -= size
-            self._calls -= 1
-
-    def _check(self, size: int, remaining: float) -> None:
-        limits = self._limits
         if self.draining:
             raise DrainingError("the server is shutting down; try another, or again later")
+        if self.calls > self._limits.max_calls_in_flight:
+            raise OverloadedError(
+                f"at most {self._limits.max_calls_in_flight} calls may be in flight "
+                "(--max-calls-in-flight); try again",
+                given=f"{self.calls - 1} in flight",
+            )
+
+    def check_message(self, size: int, remaining: float | None) -> None:
+        """Whether a message of `size` bytes may enter, with `remaining` seconds to its deadline.
+
+        Raises:
+            MessageTooLargeError, DeadlineError, OverloadedError: it may not enter.
+        """
+        limits = self._limits
         if size > limits.max_message_bytes:
             raise MessageTooLargeError(
                 f"a message must have at most {limits.max_message_bytes} bytes; the server's "
                 "option --max-message-bytes raises that",
                 given=f"{size} bytes",
             )
+        remaining = math.inf if remaining is None else remaining
         if remaining <= 0:
             raise DeadlineError("the deadline must lie ahead", given=f"{remaining:.3f} s")
-        if self._calls >= limits.max_calls_in_flight:
-            raise OverloadedError(
-                f"at most {limits.max_calls_in_flight} calls may be in flight "
-                "(--max-calls-in-flight); try again",
-                given=f"{self._calls} in flight",
-            )
         # A message that is alone may exceed the sum: it would never enter otherwise.
-        if self._calls and self._bytes + size > limits.max_bytes_in_flight:
+        if self.bytes and self.bytes + size > limits.max_bytes_in_flight:
             raise OverloadedError(
                 f"at most {limits.max_bytes_in_flight} bytes may be in flight "
                 "(--max-bytes-in-flight); try again",
-                given=f"{self._bytes} in flight and {size} more",
+                given=f"{self.bytes} in flight and {size} more",
             )
+
+
+class Place:
+    """What one call takes up, from its beginning until its reply has been sent or it was lost."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._size = 0
+
+    def enter(self, size: int, remaining: float | None) -> None:
+        """Hold room for the call's message of `size` bytes, with `remaining` seconds to its deadline.
+
+        Raises:
+            MessageTooLargeError, DeadlineError, OverloadedError: it may not enter.
+        """
+        self._admission.check_message(size, remaining)
+        self._admission.bytes += size
+        self._size = size
+
+    def end(self, *_: object) -> None:
+        """Give it all back. Called once, by gRPC, with the call's context."""
+        self._admission.end(self._size)

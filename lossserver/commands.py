@@ -1,4 +1,4 @@
-"""The commands: `lossserver serve | losses | health`.
+"""The commands: `lossserver serve | losses | health | bench`.
 
 Flags come from the dataclasses of `config`. Each option can also be given as
 LOSSSERVER_<OPTION> in the environment; a flag wins over it. What needs torch is
@@ -13,10 +13,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import tyro
 
+from lossserver.bench.options import Options
 from lossserver.config import Config, Listen
 
 PREFIX = "LOSSSERVER_"
@@ -29,14 +30,17 @@ def serve(config: Config) -> int:
     TLS needs --insecure. Every option is also read from the environment, in
     capitals after LOSSSERVER_: LOSSSERVER_PORT is --port. A flag wins over it.
     """
+    from lossserver.restart import LostAgainError  # noqa: PLC0415
     from lossserver.server import serve as run  # noqa: PLC0415
 
     # What the format does not show need not be found out for each line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     try:
-        asyncio.run(run(config))
-    except (OSError, ValueError) as error:
+        restart = asyncio.run(run(config))
+        if restart is not None:
+            restart.go()
+    except (OSError, ValueError, LostAgainError) as error:
         return _fail(str(error))
     return 0
 
@@ -88,6 +92,24 @@ def health(target: str = "", timeout: float = 2.0) -> int:
     return 0 if status == "SERVING" else 1
 
 
+def bench(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    """Measure how fast a server answers, and how many: closed loop or open.
+
+    Without --target it starts a server of its own, which reads LOSSSERVER_<OPTION> as any does.
+    """
+    from lossserver.bench.calls import CallError  # noqa: PLC0415
+    from lossserver.bench.run import BenchError  # noqa: PLC0415
+    from lossserver.bench.run import run as measure  # noqa: PLC0415
+
+    try:
+        measure(options)
+    except (BenchError, CallError, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("stopped before there were figures")
+    return 0
+
+
 def run(arguments: list[str]) -> int:
     """Run the command that the arguments name; its exit code."""
     if arguments[:1] == ["serve"]:
@@ -99,7 +121,12 @@ def run(arguments: list[str]) -> int:
             args=given,
         )
         return serve(config)
-    commands: dict[str, Callable[..., int]] = {"serve": serve, "losses": losses, "health": health}
+    commands: dict[str, Callable[..., int]] = {
+        "serve": serve,
+        "losses": losses,
+        "health": health,
+        "bench": bench,
+    }
     code: int = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="lossserver",
@@ -110,14 +137,19 @@ def run(arguments: list[str]) -> int:
 
 
 def _from_environment(cls: Any, environ: Mapping[str, str]) -> Iterator[str]:
-    """The environment's options as flags, to stand before those of the command line."""
+    """The environment's options as flags, to stand before those of the command line.
+
+    Of an option that takes several values they are apart by blanks.
+    """
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.type):
             yield from _from_environment(field.type, environ)
         # Kubernetes sets LOSSSERVER_PORT=tcp://… in pods beside a Service of that name.
         elif not (value := environ.get(PREFIX + field.name.upper(), "tcp://")).startswith("tcp://"):
             flag = field.name.replace("_", "-")
-            if field.type is not bool:
+            if get_origin(field.type) is tuple:
+                yield from (f"--{flag}", *value.split())
+            elif field.type is not bool:
                 yield f"--{flag}={value}"
             elif value.lower() in ("1", "true", "yes", "on"):
                 yield f"--{flag}"

@@ -6,6 +6,7 @@ environment variables and the help of them.
 
 import ipaddress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lossserver.admit import Limits
 from lossserver.batch import BatchLimits
@@ -31,11 +32,28 @@ class Listen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scrape:
+    """Where Prometheus finds the metrics, at /metrics over HTTP.
+
+    Attributes:
+        metrics_port: TCP port; 0 serves no metrics.
+        metrics_host: address to listen on for it. Other machines only with --insecure.
+    """
+
+    metrics_port: int = 0
+    metrics_host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.metrics_port < 65536:
+            raise ValueError(f"metrics_port must be in 0..65535; given {self.metrics_port}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Device:
     """What the server computes on.
 
     Attributes:
-        device: "auto" (the first CUDA device if there is one), "cpu", or one such as "cuda:0".
+        device: "auto" (all CUDA devices if there are any), "cpu", or some such as "cuda:0,cuda:1".
         threads: CPU threads of one computation; 0 is one a core.
     """
 
@@ -63,14 +81,52 @@ class Ending:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fusing:
+    """Whether formulas are compiled, and where that is kept.
+
+    Attributes:
+        compile: "auto" compiles what is asked for often, in the background; "off" stays with
+            eager torch, so that the same call gives the same bits for ever.
+        kernel_cache: directory of compiled kernels; if left out, ~/.cache/lossserver/kernels.
+        max_kernels: kernels held in memory; the one that was not used for longest makes room.
+        warm: JSON file of calls whose kernels are to be there before the server serves.
+    """
+
+    compile: Literal["auto", "off"] = "auto"
+    kernel_cache: str = ""
+    max_kernels: int = 256
+    warm: str = ""
+
+    def __post_init__(self) -> None:
+        if self.max_kernels < 1:
+            raise ValueError(f"max_kernels must be at least 1; given {self.max_kernels}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All of it."""
 
     listen: Listen = field(default_factory=Listen)
+    scrape: Scrape = field(default_factory=Scrape)
     device: Device = field(default_factory=Device)
     limits: Limits = field(default_factory=Limits)
     batch: BatchLimits = field(default_factory=BatchLimits)
+    fusing: Fusing = field(default_factory=Fusing)
     ending: Ending = field(default_factory=Ending)
+
+
+def check_reach(host: str, listen: Listen, option: str = "host") -> None:
+    """Refuse an address that other machines reach, unless that was allowed.
+
+    Raises:
+        ValueError: they do, and it was not.
+    """
+    if not listen.insecure and not is_loopback(host):
+        raise ValueError(
+            f"{option} {host} is open to other machines, and without TLS whoever reaches the "
+            f"server can use it; say --insecure if that is meant, or "
+            f"--{option.replace('_', '-')} 127.0.0.1"
+        )
 
 
 def is_loopback(host: str) -> bool:

@@ -28,6 +28,8 @@ def encode(result: Result, decode_seconds: float) -> bytes:
     header.timings.queue = result.queue
     header.timings.decode = decode_seconds
     header.timings.compute = result.compute
+    header.timings.batch = result.batch
+    header.timings.fused = result.computed.fused
     header.timings.encode = time.perf_counter() - started
     return frame.write(header.SerializeToString(), payloads)
 

@@ -3,10 +3,14 @@
 import asyncio
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from torch import Tensor
 
 from lossserver.losses.loss import Call, Loss
 from lossserver.losses.rows import Rows
+from lossserver.tree import precision, tensors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,6 +24,9 @@ class Job:
         rows: what it adds to a batch; None if it is computed alone.
         key: jobs of equal keys may be computed together.
         elements: elements of all its inputs, the measure of its size.
+        bytes: bytes that computing it is expected to take at most.
+        tenant: who asks: the name a caller proved, else where the call came from.
+        priority: 0 goes before 1, the usual, and that before 2.
         deadline: monotonic seconds after which nobody waits for it; None is never.
         arrived: monotonic seconds at which it was ready to compute.
         future: where its Result or its error goes.
@@ -31,9 +38,21 @@ class Job:
     rows: Rows | None
     key: Hashable
     elements: int
+    bytes: int = 0
+    tenant: str = ""
+    priority: int = 1
     deadline: float | None
     arrived: float
     future: "asyncio.Future[Result]"
+
+    @cached_property
+    def pace(self) -> Hashable:
+        """Jobs of equal paces take equally long an element: of those computed alone, equal shapes."""
+        if self.rows is not None:
+            return self.key
+        shapes = tuple(tensor.shape for tensor in tensors(dict(self.call.inputs)))
+        # One config makes one loss for as long as decode remembers it.
+        return self.name, id(self.loss), self.call.wrt, shapes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,12 +64,14 @@ class Computed:
         grads: for each name in wrt a tree like that input; None where no gradient reaches.
         state: of a loss that remembers.
         metrics: names of the outputs that are no loss.
+        fused: a fused kernel computed it.
     """
 
     losses: Mapping[str, Any]
     grads: Mapping[str, Any]
     state: Any = None
     metrics: frozenset[str] = frozenset()
+    fused: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,3 +89,16 @@ class Result:
     batch: int
     queue: float
     compute: float
+
+
+def key_of(rows: Rows, call: Call) -> Hashable:
+    """What must be equal for rows to be computed together."""
+    return rows.formula, _layout(rows.inputs), call.wrt, precision(call.inputs)
+
+
+def _layout(tree: Any) -> Any:
+    """What must be equal, besides the formula, for rows to be concatenated."""
+    if isinstance(tree, Tensor):
+        return tree.dtype, tree.shape[1:]
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    return tuple((key, _layout(value)) for key, value in items)

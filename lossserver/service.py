@@ -8,19 +8,28 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn
 
 import grpc
-import torch
 from grpc.aio import ServicerContext
 
 import lossserver
-from lossserver.admit import Admission, Limits
+from lossserver.account import Account
+from lossserver.admit import Admission, Limits, Place
 from lossserver.card import catalogue
 from lossserver.decode import decode, refused, slow
 from lossserver.encode import encode
-from lossserver.job import Job, Result
+from lossserver.faults import is_full, out_of_memory
+from lossserver.job import Result
+from lossserver.metrics import Metrics
+from lossserver.pool import Pool
+from lossserver.receive import Receiving
 from lossserver.registry import RefusedError
 from lossserver.tree import tensors
-from lossserver.worker import Worker
-from losswire.errors import InternalError, LossError, NotServedError, OutOfMemoryError
+from losswire.errors import (
+    DeadlineError,
+    InternalError,
+    LossError,
+    NotServedError,
+    OverloadedError,
+)
 from losswire.status import DETAILS, to_status
 from losswire.v1 import loss_pb2 as pb
 
@@ -32,9 +41,6 @@ NAME = "losswire.v1.LossService"
 #: answer nobody while it copies: 1 MiB is about 0.1 ms of copying.
 LARGE = 1 << 20
 
-#: How torch says that the CPU's memory is full; it has no class for that.
-CPU_FULL = "DefaultCPUAllocator: "
-
 Context = ServicerContext[Any, Any]
 
 #: Of unary and streaming methods alike; grpcio's own class takes no type parameters at run time.
@@ -45,48 +51,76 @@ class LossService:
     """What a LossService answers.
 
     Parameters:
-        worker: where jobs are computed.
+        pool: where jobs are computed.
         admission: who may enter.
         limits: what `GetServer` tells of them.
+        metrics: where calls are counted.
     """
 
-    def __init__(self, worker: Worker, admission: Admission, limits: Limits) -> None:
-        self._worker = worker
+    def __init__(self, pool: Pool, admission: Admission, limits: Limits, metrics: Metrics) -> None:
+        self._pool = pool
         self._admission = admission
+        self._receiving = Receiving(limits)
         self._limits = limits
+        self._metrics = metrics
+        metrics.calls_in_flight.watch(lambda: admission.calls)
+        metrics.bytes_in_flight.watch(lambda: admission.bytes)
 
-    async def compute(self, message: bytes, context: Context) -> bytes:
-        """One call, from bytes to bytes."""
-        self._worker.arrived()
-        self._admission.opened()
-        context.add_done_callback(self._ended)  # type: ignore[arg-type]  # the stub's is sync gRPC's
-        remaining = context.time_remaining()
-        call = _LogLine()
+    async def compute(self, _: object, context: Context) -> bytes:
+        """One call, from bytes to bytes. Its message is read here, not before the call is let in."""
+        account = Account(metrics=self._metrics)
+        place = self._admission.begin()
+        # gRPC keeps it longer than the call, so it must not hold the call's tensors.
+        context.add_done_callback(place.end)  # type: ignore[arg-type]  # the stub's is sync gRPC's
         try:
-            with self._admission.enter(len(message), remaining):
-                started = time.perf_counter()
-                deadline = None if remaining is None else time.monotonic() + remaining
-                future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-                aside = len(message) >= LARGE or slow(message)
-                call.job = await _off_loop(aside, decode, message, deadline, future)
-                decoded = time.perf_counter() - started
-                self._worker.put(call.job)
-                call.result = await future
-                aside = _bytes_of(call.result) >= LARGE
-                reply: bytes = await _off_loop(aside, encode, call.result, decoded)
+            reply = await self._answer(context, place, account)
             # After the reply has been handed to gRPC, who waits for it no longer waits for the log.
-            asyncio.get_running_loop().call_soon(call.write, "OK")
-        except asyncio.CancelledError:
-            if call.job is not None:
-                self._worker.drop(call.job)
-            call.write("CANCELLED")
+            asyncio.get_running_loop().call_soon(account.close, "OK")
+        except asyncio.CancelledError as error:
+            self._cancelled(account)
+            _let_go(error)
             raise
         except Exception as error:  # noqa: BLE001  (every call ends in a status)
-            await _abort(context, error, call)
+            self._count_shed(error, account)
+            await _abort(context, error, account)
         return reply
 
-    def _ended(self, *_: Any, **__: Any) -> None:
-        self._admission.ended()
+    async def _answer(self, context: Context, place: Place, account: Account) -> bytes:
+        self._admission.check()
+        peer = context.peer()
+        message = await self._receiving.message(context.read, peer)
+        self._pool.arrived()
+        started = time.perf_counter()
+        remaining = context.time_remaining()
+        place.enter(len(message), remaining)
+        deadline = None if remaining is None else time.monotonic() + remaining
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        aside = len(message) >= LARGE or slow(message)
+        tenant = _tenant(context, peer)
+        job = await _off_loop(aside, decode, message, deadline, future, tenant)
+        del message  # its tensors are the job's now
+        account.job = job
+        account.decode = time.perf_counter() - started
+        self._pool.put(job)
+        result = account.result = await future
+        computed = time.perf_counter()
+        aside = _bytes_of(result) >= LARGE
+        reply: bytes = await _off_loop(aside, encode, result, account.decode)
+        ended = time.perf_counter()
+        account.encode, account.total = ended - computed, ended - started
+        return reply
+
+    def _cancelled(self, account: Account) -> None:
+        waits = account.job is None or self._pool.drop(account.job)
+        self._metrics.cancelled("waiting" if waits else "computing")
+        account.close("CANCELLED")
+
+    def _count_shed(self, error: Exception, account: Account) -> None:
+        """Count what was refused at the door; what is shed later is counted there."""
+        if isinstance(error, OverloadedError):
+            self._metrics.shed("overloaded")
+        elif isinstance(error, DeadlineError) and account.job is None:
+            self._metrics.shed("deadline_passed")
 
     async def not_served(self, _: Any, context: Context) -> AsyncIterator[bytes]:
         """What a later version will serve."""
@@ -108,7 +142,7 @@ class LossService:
         )
         return pb.GetServerResponse(
             version=lossserver.__version__,
-            devices=[str(self._worker.device)],
+            devices=[str(device) for device in self._pool.devices],
             planes=["inline"],
             limits=limits,
         ).SerializeToString()
@@ -118,13 +152,14 @@ class LossService:
         stream: Any = grpc.stream_stream_rpc_method_handler(self.not_served)
         return _Handler(
             {
-                "Compute": grpc.unary_unary_rpc_method_handler(self.compute),
+                # A caller sees no difference; but a message of a unary call is here before we are asked.
+                "Compute": grpc.stream_unary_rpc_method_handler(self.compute),
                 "ComputeStream": stream,
                 "ComputeLarge": stream,
                 "ListLosses": grpc.unary_unary_rpc_method_handler(self.list_losses),
                 "GetServer": grpc.unary_unary_rpc_method_handler(self.get_server),
             },
-            self._worker.expect,
+            self._pool.expect,
         )
 
 
@@ -142,25 +177,10 @@ class _Handler(grpc.GenericRpcHandler):
         return self._methods.get(details.method)
 
 
-class _LogLine:
-    """What the one log line of a call says."""
-
-    def __init__(self) -> None:
-        self.job: Job | None = None
-        self.result: Result | None = None
-
-    def write(self, status: str, reason: str = "") -> None:
-        """Write it."""
-        parts = ["compute"]
-        if self.job is not None:
-            parts.append(f"loss={self.job.name} elements={self.job.elements}")
-        if self.result is not None:
-            done = self.result
-            parts.append(f"batch={done.batch} wait={done.queue:.4f} compute={done.compute:.4f}")
-        parts.append(f"status={status}")
-        if reason:
-            parts.append(f"reason={reason!r}")
-        log.info(" ".join(parts))
+def _tenant(context: Context, peer: str) -> str:
+    """Who asks: the name that a caller's certificate proves, else its connection."""
+    names = context.peer_identities()
+    return next(iter(names)).decode(errors="replace") if names else peer
 
 
 def _bytes_of(result: Result) -> int:
@@ -173,16 +193,24 @@ async def _off_loop(aside: bool, work: Callable[..., Any], *args: Any) -> Any:
     return await asyncio.to_thread(work, *args) if aside else work(*args)
 
 
-async def _abort(context: Context, error: Exception, call: _LogLine | None) -> NoReturn:
+async def _abort(context: Context, error: Exception, account: Account | None) -> NoReturn:
     told = _told(error)
+    _let_go(error)
     code, details = to_status(told)
-    if call is not None:
-        call.write(code, str(told))
+    if account is not None:
+        account.close(code, str(told))
     try:
         await context.abort(grpc.StatusCode[code], str(told), ((DETAILS, details),))
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None  # the caller has gone meanwhile
     raise AssertionError("abort always raises")
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Take the frames out of an exception: gRPC keeps it for a while, and they hold the call's bytes."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def _told(error: Exception) -> LossError:
@@ -191,8 +219,8 @@ def _told(error: Exception) -> LossError:
         return error
     if isinstance(error, RefusedError):
         return refused(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_FULL in str(error):
-        return OutOfMemoryError("the device's memory must hold the call; send less at once")
+    if is_full(error):
+        return out_of_memory(error)
     request = uuid.uuid4().hex[:12]
     log.error("request %s", request, exc_info=error)
     return InternalError(f"the server failed; its log has the details under request {request}")

@@ -3,10 +3,12 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,16 +21,19 @@ PATIENCE = 60
 
 
 class ServerProcess:
-    """`lossserver serve` on a free port, its log in a file."""
+    """`lossserver serve` on a free port, its log in a file; or what another program makes of that."""
 
-    def __init__(self, log: Path, *flags: str) -> None:
+    def __init__(
+        self, log: Path, *flags: str, program: Sequence[str] = ("-m", "lossserver")
+    ) -> None:
         self.log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(  # noqa: S603  (our own command)
-                [sys.executable, "-u", "-m", "lossserver", "serve", "--port=0", *flags],
+                [sys.executable, "-u", *program, "serve", "--port=0", *flags],
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"LOSSSERVER_DEVICE": "cpu"},
+                # A test that means kernels says --compile auto: others would not see when they come.
+                env=os.environ | {"LOSSSERVER_DEVICE": "cpu", "LOSSSERVER_COMPILE": "off"},
             )
         self.target = f"127.0.0.1:{self.find(READY)[1]}"
 
@@ -62,8 +67,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Starts servers of a test's own, with flags, and kills what is left of them."""
     started: list[ServerProcess] = []
 
-    def start(*flags: str) -> ServerProcess:
-        started.append(ServerProcess(tmp_path / f"server{len(started)}.log", *flags))
+    def start(*flags: str, **more: Any) -> ServerProcess:
+        started.append(ServerProcess(tmp_path / f"server{len(started)}.log", *flags, **more))
         return started[-1]
 
     yield start
@@ -86,6 +91,19 @@ def client(server: ServerProcess) -> Iterator[lossclient.Client]:
     """A client of the shared server."""
     with lossclient.connect(server.target) as connected:
         yield connected
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A TCP port for a test of its own."""
+    return find_unused_port()
+
+
+def find_unused_port() -> int:
+    """A TCP port of this machine that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
 
 
 CASE = re.compile(r"test_golden(?P<of>\w*)\.py::\w+\[(?P<case>.+)-(f64|f32|f16|bf16)\]$")

@@ -13,22 +13,33 @@ from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
 
+#: What a client says of its calls, as the wire has it.
+PRIORITIES = {
+    "high": pb.PRIORITY_HIGH,
+    "usual": pb.PRIORITY_UNSPECIFIED,
+    "low": pb.PRIORITY_LOW,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Where the server spent its time on a call, in seconds.
+    """Where the server spent its time on a call, in seconds, and in which company.
 
     Attributes:
         queue: from ready to compute to taken into a batch.
         decode: reading and checking the request.
         compute: formula and gradient of the whole batch the call was part of.
         encode: writing the reply.
+        batch: calls computed together, this one included.
+        fused: a fused kernel computed it, not the formula step by step.
     """
 
     queue: float
     decode: float
     compute: float
     encode: float
+    batch: int = 1
+    fused: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +80,7 @@ def encode_call(
     reduction_override: str | Mapping[str, str] | None = None,
     grad_output: Any = None,
     state: Any = None,
+    priority: str = "usual",
 ) -> bytes:
     """The serialised ComputeRequest. Inputs that are None are left out.
 
@@ -80,7 +92,9 @@ def encode_call(
     if not isinstance(reduction_override, str | Mapping | None):
         raise SpecError("must be a text", field="reduction_override", given=reduction_override)
     payloads: list[Buffer] = []
-    header = pb.ComputeHeader(config=value.pack(plain(config), [], "config"), wrt=wrt)
+    header = pb.ComputeHeader(
+        config=value.pack(plain(config), [], "config"), wrt=wrt, priority=PRIORITIES[priority]
+    )
     for name, given in inputs.items():
         if given is not None:
             header.inputs[name].CopyFrom(value.pack(given, payloads, name))
@@ -105,6 +119,7 @@ def call_message(
     grad_output: Any = None,
     wrt: Iterable[str] = ("pred",),
     state: Any = None,
+    priority: str = "usual",
     **more: Any,
 ) -> bytes:
     """The serialised ComputeRequest of `Client.compute` with these arguments."""
@@ -116,6 +131,7 @@ def call_message(
         reduction_override=reduction_override,
         grad_output=grad_output,
         state=state,
+        priority=priority,
     )
 
 
@@ -215,7 +231,12 @@ def decode_reply(message: bytes, leaf: Callable[[TensorBytes], Any]) -> Result:
         grads={name: reader.read(given, name) for name, given in header.grads.items()},
         state=reader.read(header.state, "state") if header.HasField("state") else None,
         timings=Timings(
-            queue=took.queue, decode=took.decode, compute=took.compute, encode=took.encode
+            queue=took.queue,
+            decode=took.decode,
+            compute=took.compute,
+            encode=took.encode,
+            batch=took.batch,
+            fused=took.fused,
         ),
         metrics=frozenset(header.metrics),
     )

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import grpc
 
-from lossclient.call import Result, call_message, decode_reply, encode_call
+from lossclient.call import PRIORITIES, Result, call_message, decode_reply, encode_call
 from lossclient.dense import dense
 from lossclient.transport import Retry, Transport
 from losswire import tensor
@@ -27,6 +27,7 @@ def connect(
     credentials: grpc.ChannelCredentials | None = None,
     retry: Retry | None = None,
     max_message_bytes: int = -1,
+    priority: str = "usual",
 ) -> "Client":
     """A client of the server at `target`. Nothing is sent before the first call.
 
@@ -35,10 +36,13 @@ def connect(
         credentials: for TLS, such as grpc.ssl_channel_credentials(); None is unencrypted.
         retry: how calls are repeated when no server answers.
         max_message_bytes: bytes of a reply; -1 for no limit.
+        priority: "high", "usual" or "low": whose calls go first where they wait for a device.
     """
     if not isinstance(target, str):
         raise TypeError(f"target must be one text such as 'localhost:50051'; given {target!r}")
-    return Client(Transport(target, credentials, retry or Retry(), max_message_bytes))
+    if priority not in PRIORITIES:
+        raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}; given {priority!r}")
+    return Client(Transport(target, credentials, retry or Retry(), max_message_bytes), priority)
 
 
 class Client:
@@ -48,8 +52,9 @@ class Client:
     made it. A context manager: leaving it closes it.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, priority: str = "usual") -> None:
         self.transport = transport
+        self.priority = priority
         self._lock = threading.Lock()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
@@ -99,6 +104,7 @@ class Client:
             grad_output=grad_output,
             wrt=wrt,
             state=state,
+            priority=self.priority,
             **more,
         )
         return self._receive(message, timeout)
@@ -143,7 +149,8 @@ class Client:
             sizes = [[int(side) for side in size] for size in featmap_sizes]
         inputs = {"target": target, "featmap_sizes": sizes, "anchors": anchors, "pred": pred}
         inputs |= {"seed": seed, "with_anchors": with_anchors}
-        message = encode_call({"type": "Assign", "of": cfg}, inputs, wrt=())
+        config = {"type": "Assign", "of": cfg}
+        message = encode_call(config, inputs, wrt=(), priority=self.priority)
         told = self._receive(message, timeout).losses
         return dense(told) if "counts" in told else told
 
@@ -152,7 +159,8 @@ class Client:
 
         The arrays are read before it returns: they may be overwritten then.
         """
-        return self._executor().submit(self._receive, call_message(*args, **kwargs), timeout)
+        message = call_message(*args, priority=self.priority, **kwargs)
+        return self._executor().submit(self._receive, message, timeout)
 
     def _receive(self, message: bytes, timeout: float | None) -> Result:
         return decode_reply(self.send(message, timeout), _to_numpy)
@@ -198,7 +206,7 @@ class Client:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Sent to a spawned worker, a client arrives as what it was made from, without connection.
-        return Client, (self.transport,)
+        return Client, (self.transport, self.priority)
 
     def __deepcopy__(self, _: dict[int, Any]) -> Self:
         # An averaged copy of a model shares its client, as it shares its machine.

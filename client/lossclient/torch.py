@@ -144,6 +144,7 @@ class _Call:
             inputs,
             wrt=wrt,
             grad_output=map_tree(to_bytes, upstream),
+            priority=self._client.priority,
             **self._options | {"state": map_tree(to_bytes, self._options["state"])},
         )
         return decode_reply(self._client.send(message, self._timeout), to_torch)

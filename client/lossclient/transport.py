@@ -26,6 +26,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 import grpc
 
 from losswire.errors import (
+    CancelledError,
     DeadlineError,
     DrainingError,
     LossError,
@@ -193,6 +194,9 @@ class Transport:
         told = from_status(error.code().name, error.details() or "", *details[:1])
         if isinstance(told, UnreachableError):
             return UnreachableError(f"a loss server must answer at {self.target} ({told.rule})")
+        if isinstance(told, CancelledError) and not self._closed:
+            # Nobody here gave it up: so does gRPC end a call that reached a server as that closed.
+            return UnreachableError(f"a loss server must answer at {self.target} (it hung up)")
         if isinstance(told, DeadlineError) and not told.field:
             return DeadlineError(f"{self.target} must answer within the timeout of {timeout} s")
         return told

@@ -165,12 +165,14 @@ class Rows:
     Attributes:
         formula: the loss, bare. Calls with equal formulas are computed together.
         inputs: what the formula reads, by name; tensors [N, ...], or trees of them.
+        shape: of ℓ.
         weight: as it was sent; None if it was not.
         cotangent: how the call's rows become its loss.
     """
 
     formula: "RowwiseLoss"
     inputs: Mapping[str, Any]
+    shape: tuple[int, ...]
     weight: Tensor | None
     cotangent: Cotangent
 
@@ -215,6 +217,7 @@ class RowwiseLoss(WeightedLoss):
         return Rows(
             formula=loss.bare,
             inputs=sample.inputs,
+            shape=sample.shape,
             weight=call.inputs.get("weight"),
             cotangent=ends,
         )

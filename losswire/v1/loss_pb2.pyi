@@ -19,6 +19,12 @@ class Dtype(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DTYPE_BFLOAT16: _ClassVar[Dtype]
     DTYPE_FLOAT32: _ClassVar[Dtype]
     DTYPE_FLOAT64: _ClassVar[Dtype]
+
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_HIGH: _ClassVar[Priority]
+    PRIORITY_LOW: _ClassVar[Priority]
 DTYPE_UNSPECIFIED: Dtype
 DTYPE_BOOL: Dtype
 DTYPE_UINT8: Dtype
@@ -30,6 +36,9 @@ DTYPE_FLOAT16: Dtype
 DTYPE_BFLOAT16: Dtype
 DTYPE_FLOAT32: Dtype
 DTYPE_FLOAT64: Dtype
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_HIGH: Priority
+PRIORITY_LOW: Priority
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "payload")
@@ -85,7 +94,7 @@ class Value(_message.Message):
     def __init__(self, null_value: _Optional[_Union[Null, _Mapping]] = ..., bool_value: bool = ..., int_value: _Optional[int] = ..., double_value: _Optional[float] = ..., string_value: _Optional[str] = ..., list_value: _Optional[_Union[ValueList, _Mapping]] = ..., map_value: _Optional[_Union[ValueMap, _Mapping]] = ..., tensor_value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class ComputeHeader(_message.Message):
-    __slots__ = ("config", "inputs", "wrt", "reduction_override", "avg_factor", "grad_output", "state")
+    __slots__ = ("config", "inputs", "wrt", "reduction_override", "avg_factor", "grad_output", "state", "priority")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +109,7 @@ class ComputeHeader(_message.Message):
     AVG_FACTOR_FIELD_NUMBER: _ClassVar[int]
     GRAD_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     config: Value
     inputs: _containers.MessageMap[str, Value]
     wrt: _containers.RepeatedScalarFieldContainer[str]
@@ -107,7 +117,8 @@ class ComputeHeader(_message.Message):
     avg_factor: float
     grad_output: Value
     state: Value
-    def __init__(self, config: _Optional[_Union[Value, _Mapping]] = ..., inputs: _Optional[_Mapping[str, Value]] = ..., wrt: _Optional[_Iterable[str]] = ..., reduction_override: _Optional[str] = ..., avg_factor: _Optional[float] = ..., grad_output: _Optional[_Union[Value, _Mapping]] = ..., state: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, config: _Optional[_Union[Value, _Mapping]] = ..., inputs: _Optional[_Mapping[str, Value]] = ..., wrt: _Optional[_Iterable[str]] = ..., reduction_override: _Optional[str] = ..., avg_factor: _Optional[float] = ..., grad_output: _Optional[_Union[Value, _Mapping]] = ..., state: _Optional[_Union[Value, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class ComputeRequest(_message.Message):
     __slots__ = ("header", "payloads")
@@ -118,16 +129,20 @@ class ComputeRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[ComputeHeader, _Mapping]] = ..., payloads: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("queue", "decode", "compute", "encode")
+    __slots__ = ("queue", "decode", "compute", "encode", "batch", "fused")
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     DECODE_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_FIELD_NUMBER: _ClassVar[int]
     ENCODE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    FUSED_FIELD_NUMBER: _ClassVar[int]
     queue: float
     decode: float
     compute: float
     encode: float
-    def __init__(self, queue: _Optional[float] = ..., decode: _Optional[float] = ..., compute: _Optional[float] = ..., encode: _Optional[float] = ...) -> None: ...
+    batch: int
+    fused: bool
+    def __init__(self, queue: _Optional[float] = ..., decode: _Optional[float] = ..., compute: _Optional[float] = ..., encode: _Optional[float] = ..., batch: _Optional[int] = ..., fused: bool = ...) -> None: ...
 
 class ResultHeader(_message.Message):
     __slots__ = ("losses", "grads", "state", "timings", "metrics")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import lossclient
-from lossclient.call import decode_reply
+from lossclient.call import PRIORITIES, decode_reply
 from losswire import tensor
+from tests.client.recording import Recording
 
 L1 = {"type": "L1Loss"}
 ONE = np.ones((2, 3), np.float32)
@@ -230,3 +231,29 @@ def test_a_target_is_one_text(wrong):
     """Anything else is said at once, and not at the first call."""
     with pytest.raises(TypeError, match="target must be one text"):
         lossclient.connect(wrong)
+
+
+@pytest.mark.parametrize("word", ["high", "usual", "low"])
+def test_a_priority_goes_with_every_call(server, word):
+    """Of compute and submit alike, and of the client that a spawned worker gets."""
+    with Recording(lossclient.connect(server.target).transport, word) as client:
+        client.compute(L1, ONE, ZERO)
+        client.submit(L1, ONE, ZERO).result()
+
+        assert [header.priority for header in client.sent] == [PRIORITIES[word]] * 2
+    with lossclient.connect(server.target, priority=word) as client:
+        assert pickle.loads(pickle.dumps(client)).priority == word  # noqa: S301  (our own)
+
+
+def test_a_priority_is_one_of_three():
+    """Any other word is refused before anything is sent."""
+    with pytest.raises(ValueError, match="must be one of high, usual, low; given 'urgent'"):
+        lossclient.connect(priority="urgent")
+
+
+def test_a_result_says_in_which_company_it_was_computed(client):
+    """A lone call is a batch of one; whether a kernel was fused for it is a bool."""
+    timings = client.compute(L1, ONE, ZERO).timings
+
+    assert timings.batch >= 1
+    assert timings.fused in (False, True)

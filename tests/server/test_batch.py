@@ -1,64 +1,73 @@
 """lossserver.batch: who goes together, and when. No test here waits: time is an argument."""
 
-from dataclasses import dataclass
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lossserver.batch import BatchLimits, BatchQueue
+from lossserver.fair import QUANTUM, Turns
+from lossserver.line import Ticket
+from tests.server.waiting import FakeJob, labels
 
 
-@dataclass(frozen=True)
-class FakeJob:
-    name: object
-    key: str = "focal"
-    elements: int = 1
-
-
-def queue(max_elements=4, max_wait=0.0):
-    return BatchQueue(BatchLimits(max_elements=max_elements, max_wait=max_wait))
+def queue(*jobs, now=0.0, max_elements=4, **limits):
+    waiting = BatchQueue(BatchLimits(max_elements=max_elements, **limits))
+    for job in jobs:
+        waiting.put(job, now)
+    return waiting
 
 
 def test_whoever_is_there_goes():
     """By default nobody waits for company: a lone job goes at once, three go together."""
-    waiting = queue()
-    waiting.put(FakeJob(1), now=5.0)
+    waiting = queue(FakeJob(1), now=5.0)
 
-    assert waiting.take(now=5.0) == [FakeJob(1)]
+    assert labels(waiting.take(now=5.0)) == [1]
 
-    for name in (2, 3, 4):
-        waiting.put(FakeJob(name), now=6.0)
+    for label in (2, 3, 4):
+        waiting.put(FakeJob(label), now=6.0)
 
-    assert waiting.take(now=6.0) == [FakeJob(2), FakeJob(3), FakeJob(4)]
+    assert labels(waiting.take(now=6.0)) == [2, 3, 4]
     assert waiting.take(now=6.0) == []
     assert waiting.due_at() is None
 
 
 def test_a_lone_job_waits_for_company_no_longer_than_max_wait():
     """With max_wait a job is due so long after its own arrival, not before."""
-    waiting = queue(max_wait=0.010)
-    waiting.put(FakeJob(1), now=0.0)
+    waiting = queue(FakeJob(1), max_wait=0.010)
 
     assert waiting.due_at() == 0.010
     assert waiting.take(now=0.009) == []
-    assert waiting.take(now=0.010) == [FakeJob(1)]
+    assert labels(waiting.take(now=0.010)) == [1]
+
+
+def test_each_loss_may_wait_its_own_time():
+    """A loss named in wait_of waits so long, whatever max_wait is for the others."""
+    waiting = queue(max_wait=1.0, wait_of=("GIoULoss=0.5", "L1Loss=0"))
+    waiting.put(FakeJob("usual"), now=0.0)
+    waiting.put(FakeJob("own", key="iou", name="GIoULoss"), now=0.1)
+    waiting.put(FakeJob("never", key="l1", name="L1Loss"), now=0.2)
+
+    assert waiting.due_at() == 0.2
+    assert labels(waiting.take(now=0.2)) == ["never"]
+    assert waiting.due_at() == 0.6
+    assert labels(waiting.take(now=2.0)) == ["own"]
+    assert labels(waiting.take(now=2.0)) == ["usual"]
 
 
 def test_nobody_waits_once_nobody_else_will_come():
-    """When the server drains, what waited for company is due at once."""
-    waiting = queue(max_wait=9.0)
-    waiting.put(FakeJob(1), now=0.0)
+    """When the server drains, what waited for company is due at once, and what comes yet too."""
+    waiting = queue(FakeJob(1), max_wait=9.0, wait_of=("GIoULoss=8.0",))
     waiting.hurry()
 
-    assert waiting.take(now=0.0) == [FakeJob(1)]
+    assert labels(waiting.take(now=0.0)) == [1]
+
+    waiting.put(FakeJob(2, name="GIoULoss"), now=1.0)
+
+    assert labels(waiting.take(now=1.0)) == [2]
 
 
 def test_a_job_nobody_wants_any_more_is_dropped():
     """It leaves the queue, and what is left is as if it had never come."""
-    waiting = queue(max_elements=4, max_wait=9.0)
-    gone, stays = FakeJob("gone", elements=3), FakeJob("stays", elements=1)
-    waiting.put(gone, now=0.0)
+    gone, stays = FakeJob("gone", elements=2), FakeJob("stays", elements=1)
+    waiting = queue(gone, max_wait=9.0)
     waiting.put(stays, now=1.0)
     waiting.drop(gone)
     waiting.drop(FakeJob("never came"))
@@ -68,36 +77,52 @@ def test_a_job_nobody_wants_any_more_is_dropped():
 
     waiting.put(gone, now=11.0)
     waiting.drop(gone)
+    waiting.drop(gone)
 
     assert (len(waiting), waiting.due_at()) == (0, None)
 
 
 def test_late_arrivals_do_not_restart_the_wait():
-    """A steady trickle cannot starve the head of the queue."""
-    waiting = queue(max_wait=0.010)
-    waiting.put(FakeJob(1), now=0.000)
+    """A steady trickle cannot starve the head of the queue, and what comes meanwhile goes along."""
+    waiting = queue(FakeJob(1), max_wait=0.010)
     waiting.put(FakeJob(2), now=0.009)
 
-    assert waiting.take(now=0.010) == [FakeJob(1), FakeJob(2)]
+    assert labels(waiting.take(now=0.010)) == [1, 2]
 
 
-def test_a_full_batch_waits_for_nobody():
-    """A job that fills the batch makes it due."""
-    waiting = queue(max_elements=4, max_wait=9.0)
-    waiting.put(FakeJob(1, elements=1), now=0.0)
-    waiting.put(FakeJob(2, elements=3), now=0.001)
+@pytest.mark.parametrize(
+    "limits", [{"max_elements": 4}, {"max_elements": 99, "max_bytes": 40}, {"max_jobs": 2}]
+)
+def test_a_full_batch_waits_for_nobody(limits):
+    """Whether by its elements, its bytes or in number, the job that fills the batch makes it due."""
+    waiting = queue(FakeJob(1, elements=1, bytes=10), max_wait=9.0, **limits)
 
-    assert waiting.take(now=0.001) == [FakeJob(1, elements=1), FakeJob(2, elements=3)]
+    assert waiting.take(now=0.001) == []
+
+    waiting.put(FakeJob(2, elements=3, bytes=30), now=0.001)
+
+    assert waiting.due_at() == 0.001
+    assert labels(waiting.take(now=0.001)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_elements": 4}, {"max_elements": 99, "max_bytes": 40}, {"max_jobs": 2}]
+)
+def test_no_batch_is_larger_than_its_limits(limits):
+    """The third job would be too much by any of the limits, so it goes in the next."""
+    jobs = [FakeJob(label, elements=2, bytes=20) for label in (1, 2, 3)]
+    waiting = queue(*jobs, **limits)
+
+    assert labels(waiting.take(now=0.0)) == [1, 2]
+    assert labels(waiting.take(now=0.0)) == [3]
 
 
 def test_a_job_larger_than_a_batch_goes_alone():
     """It is neither refused nor stuck, and takes nobody with it."""
-    waiting = queue(max_elements=4)
-    waiting.put(FakeJob("big", elements=9), now=0.0)
-    waiting.put(FakeJob("small"), now=0.0)
+    waiting = queue(FakeJob("big", elements=9), FakeJob("small", elements=0))
 
-    assert waiting.take(now=0.0) == [FakeJob("big", elements=9)]
-    assert waiting.take(now=0.0) == [FakeJob("small")]
+    assert labels(waiting.take(now=0.0)) == ["big"]
+    assert labels(waiting.take(now=0.0)) == ["small"]
 
 
 def test_the_most_overdue_key_goes_first():
@@ -107,55 +132,91 @@ def test_the_most_overdue_key_goes_first():
     waiting.put(FakeJob(2, key="focal"), now=0.2)
     waiting.put(FakeJob(3, key="iou"), now=0.3)
 
-    assert waiting.take(now=1.0) == [FakeJob(1, key="iou"), FakeJob(3, key="iou")]
-    assert waiting.take(now=1.0) == [FakeJob(2, key="focal")]
+    assert labels(waiting.take(now=1.0)) == [1, 3]
+    assert labels(waiting.take(now=1.0)) == [2]
 
 
-arrivals = st.lists(
-    st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.floats(0, 0.01)), max_size=30
-)
+def test_urgent_jobs_go_first():
+    """Priority 0 before 1 before 2, both in what the next batch is and in who is in it."""
+    waiting = queue(
+        FakeJob("last", priority=2, elements=3),
+        FakeJob("usual", priority=1),
+        FakeJob("other", priority=1, key="iou"),
+        FakeJob("first", priority=0),
+    )
+
+    assert labels(waiting.take(now=0.0)) == ["first", "usual"]
+    assert labels(waiting.take(now=0.0)) == ["other"]
+    assert labels(waiting.take(now=0.0)) == ["last"]
 
 
-@given(arrivals, st.integers(1, 12), st.sampled_from([0.0, 0.005]))
-def test_nothing_is_lost_doubled_mixed_or_overfull(jobs, max_elements, max_wait):
-    """Each job leaves once, in order within its key, with its own kind, within the budget."""
-    waiting = queue(max_elements, max_wait)
-    now, put, taken = 0.0, [], []
-    for i, (key, elements, pause) in enumerate(jobs):
-        now += pause
-        put.append(FakeJob(i, key, elements))
-        waiting.put(put[-1], now)
-        if i % 3 == 0:
-            taken.append(waiting.take(now))
-    while (due := waiting.due_at()) is not None:
-        now = max(now, due)
-        taken.append(waiting.take(now))
-        assert taken[-1]
+def test_who_waits_last_goes_in_the_eighth_batch():
+    """While urgent jobs keep coming, the most overdue of all begins each eighth batch."""
+    waiting = queue(FakeJob("patient", key="z", priority=2))
+    taken = []
+    for i in range(8):
+        waiting.put(FakeJob(i, key=i, priority=0), now=1.0 + i)
+        taken += labels(waiting.take(now=1.0 + i))
 
-    out = [job for batch in taken for job in batch]
-    assert sorted(out, key=lambda job: job.name) == put
-    assert len(waiting) == 0
-    for batch in filter(None, taken):
-        assert len({job.key for job in batch}) == 1
-        assert len(batch) == 1 or sum(job.elements for job in batch) <= max_elements
-    for key in "abc":
-        names = [job.name for job in out if job.key == key]
-        assert names == sorted(names)
+    assert taken == [0, 1, 2, 3, 4, 5, 6, "patient"]
 
 
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40))
-def test_nobody_starves(keys):
-    """While others keep coming, a job leaves within one batch of each key that was there first."""
-    waiting = queue(max_elements=2)
-    waiting.put(FakeJob("patient", key="z", elements=2), now=0.0)
-    for i, key in enumerate(keys):
-        waiting.put(FakeJob(i, key=key), now=1.0 + i)
+def test_a_tenant_with_many_losses_leaves_another_its_turn():
+    """Fifty losses that one tenant sent are followed by the one job that another sent after them."""
+    many = [FakeJob(i, key=i, elements=QUANTUM, tenant="greedy") for i in range(50)]
+    waiting = queue(*many, max_elements=1 << 22)
 
-    assert waiting.take(now=100.0) == [FakeJob("patient", key="z", elements=2)]
+    assert labels(waiting.take(now=0.0)) == [0]
+
+    waiting.put(FakeJob("modest", key="m", elements=QUANTUM, tenant="modest"), now=1.0)
+
+    assert "modest" in labels(waiting.take(now=1.0) + waiting.take(now=1.0))
 
 
-@pytest.mark.parametrize("wrong", [{"max_elements": 0}, {"max_wait": -1.0}, {"max_wait": 60.0}])
-def test_limits_are_checked(wrong):
-    """A limit that could never work is refused when the server starts."""
-    with pytest.raises(ValueError, match="must be"):
-        BatchLimits(**wrong)
+def test_a_tenant_with_many_jobs_leaves_another_its_room():
+    """Fifty jobs of one tenant do not crowd another's out of the batch that they share."""
+    many = [FakeJob(i, elements=QUANTUM, tenant="greedy") for i in range(50)]
+    waiting = queue(*many, max_elements=8 * QUANTUM)
+    for i in range(50):
+        waiting.put(FakeJob("modest", elements=QUANTUM, tenant="modest"), now=1.0 + i)
+
+    assert labels(waiting.take(now=99.0)).count("modest") == 4
+
+
+def test_when_all_fit_all_go():
+    """Fairness costs nothing where there is room for everybody."""
+    waiting = queue(*(FakeJob(i, tenant=f"{i % 7}") for i in range(100)), max_elements=100)
+
+    assert len(waiting.take(now=0.0)) == 100
+
+
+def test_a_job_that_filled_a_batch_stays_due():
+    """What it found there is due with it, also if it is dropped: company was there."""
+    fills = FakeJob("fills", elements=3)
+    waiting = queue(FakeJob("there"), FakeJob("iou", key="iou"), max_wait=9.0)
+    waiting.put(fills, now=1.0)
+    waiting.drop(fills)
+
+    assert labels(waiting.take(now=1.0)) == ["there"]
+    assert waiting.take(now=1.0) == []
+
+
+def test_credit_is_not_saved_up_with_a_job_that_is_then_given_up():
+    """Who cancels a huge job that it waited long for begins as others do, but for a quantum."""
+    turns = Turns()
+    huge = Ticket(FakeJob("huge", elements=1000 * QUANTUM, tenant="sly"), 0.0, 0.0)
+    turns.add(huge)
+    for i in range(20):
+        for tenant in ("honest", "sly"):
+            turns.add(Ticket(FakeJob(tenant, elements=10 * QUANTUM, tenant=tenant), 0.0, float(i)))
+    went = []
+    for _ in range(12):
+        ticket = turns.next()
+        went.append(ticket.job.label)
+        turns.pay(ticket.job)
+        turns.remove(ticket)
+        if len(went) == 8:
+            turns.remove(huge)
+
+    assert went[:8] == ["honest"] * 8
+    assert went[8:] == ["sly", "sly", "honest", "sly"]

@@ -9,10 +9,13 @@ from concurrent.futures import as_completed
 import grpc
 import numpy as np
 import pytest
+import tyro
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import lossclient
+from lossserver.commands import _from_environment
+from lossserver.config import Config
 from losswire.v1 import loss_pb2 as pb
 from losswire.v1 import loss_pb2_grpc
 
@@ -221,6 +224,7 @@ def test_a_proxy_is_not_asked_the_way_to_this_machine(server, monkeypatch):
         (["--device", "; rm"], "device must be one that torch finds here"),
         (["--port", "70000"], "port must be in 0..65535; given 70000"),
         (["--max-wait", "-1"], "max_wait must be in"),
+        (["--wait-of", "FocalLoss=0.1", "L1Loss"], "wait_of must be LOSS=SECONDS"),
     ],
 )
 def test_a_server_that_cannot_serve_says_why(flags, said):
@@ -260,3 +264,15 @@ def test_the_environment_is_read_and_a_flag_wins(serve, monkeypatch):
         limits = client.server().limits
 
     assert (limits.max_calls_in_flight, limits.max_message_bytes) == (7, 2000)
+
+
+def test_several_values_of_an_option_are_apart_by_blanks_in_the_environment():
+    """LOSSSERVER_WAIT_OF holds what would follow --wait-of, and that beside it counts more."""
+    environ = {"LOSSSERVER_WAIT_OF": "FocalLoss=0.002 GIoULoss=0.001", "LOSSSERVER_PORT": "0"}
+    flags = [*_from_environment(Config, environ)]
+    config = tyro.cli(tyro.conf.OmitArgPrefixes[Config], args=flags)
+    beside = tyro.cli(tyro.conf.OmitArgPrefixes[Config], args=[*flags, "--wait-of", "L1Loss=0"])
+
+    assert config.batch.wait_of == ("FocalLoss=0.002", "GIoULoss=0.001")
+    assert config.listen.port == 0
+    assert beside.batch.wait_of == ("L1Loss=0",)

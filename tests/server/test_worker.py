@@ -1,148 +1,152 @@
-"""lossserver.worker: every job ends in its own result or its own error, whoever it shared a batch with."""
+"""lossserver.worker and the pool around it: a worker or a device that dies leaves nobody unanswered."""
 
 import asyncio
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from lossserver.batch import BatchLimits
-from lossserver.job import Job
-from lossserver.losses.loss import Call
-from lossserver.losses.rows import Elementwise
-from lossserver.worker import SMALL, Worker
-from losswire.errors import DeadlineError
+from lossserver import isolate
+from lossserver.compute import compute
+from lossserver.device import CPU
+from lossserver.metrics import Metrics
+from lossserver.onloop import SMALL
+from tests.server.jobs import job_of
+from tests.server.pools import outcomes
 
-CPU = torch.device("cpu")
+either = pytest.mark.parametrize("elements", [4, SMALL + 1], ids=["loop", "thread"])
 
+#: Two that this machine has: torch computes nothing on "meta", so what runs there is up to the test.
+FAR = torch.device("meta")
 
-@dataclass(frozen=True, kw_only=True)
-class Touchy(Elementwise):
-    """A loss that raises for a whole batch if a row of it is above 100."""
-
-    def formula(self, pred, target):
-        if bool((pred > 100).any()):
-            raise ArithmeticError("above 100")
-        return pred - target
+LOST = "CUDA error: device-side assert triggered"
 
 
-def job_of(value, *, elements=4, deadline=None):
-    """A job of that many elements, all of them `value`."""
-    pred = torch.full((elements,), float(value))
-    call = Call(inputs={"pred": pred, "target": torch.zeros(elements)}, wrt=frozenset({"pred"}))
-    loss = Touchy()
-    rows = loss.rows(call)
-    return Job(
-        name="Touchy",
-        loss=loss,
-        call=call,
-        rows=rows,
-        key=rows.formula,
-        elements=elements,
-        deadline=deadline,
-        arrived=time.monotonic(),
-        future=asyncio.get_running_loop().create_future(),
-    )
+@pytest.fixture
+def computing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, int]]]:
+    """Lets a test decide what a device does with a batch; gives the list of all that were tried."""
+
+    def install(act: Callable[[torch.device, int], None]) -> list[tuple[str, int]]:
+        tried: list[tuple[str, int]] = []
+
+        def instead(batch, device, kernels=None):
+            tried.append((device.type, len(batch)))
+            act(device, len(tried))
+            return compute(batch, CPU, kernels)
+
+        monkeypatch.setattr(isolate, "compute", instead)
+        # Whether a device answers is asked of a real one.
+        monkeypatch.setattr(isolate, "answers", lambda _: True)
+        monkeypatch.setattr("lossserver.worker.settle_in", lambda *_: None)
+        return tried
+
+    return install
 
 
-async def outcomes(*jobs, before=lambda *_: None, **limits):
-    """What becomes of jobs put together."""
-    worker = Worker(CPU, BatchLimits(**limits), asyncio.get_running_loop())
-    worker.expect()  # as gRPC says of a second caller at the door; the first would not wait for it
-    before(*jobs)
-    for job in jobs:
-        worker.put(job)
-    worker.start()
-    done = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
-    worker.stop()
-    return done
+def raises(error, *, on="meta", first=1000):
+    """What a device does that raises so for the first few batches of all."""
+
+    def act(device, number):
+        if device.type == on and number <= first:
+            raise error()
+
+    return act
 
 
-@pytest.mark.parametrize("elements", [4, SMALL + 1], ids=["loop", "thread"])
-def test_who_waits_together_goes_together(elements):
-    """Small jobs on the event loop and large ones on the thread share a batch with their like."""
+def run(*, elements=SMALL + 1, count=6, **given):
+    """What becomes of that many jobs, and the devices that were lost."""
+    lost: list[torch.device] = []
 
     async def scenario():
-        return await outcomes(*[job_of(i, elements=elements) for i in range(3)])
+        jobs = [job_of(i, elements=elements) for i in range(count)]
+        return await outcomes(*jobs, on_lost=lost.append, **given)
 
-    results = asyncio.run(scenario())
-
-    assert [float(r.computed.losses["loss"]) for r in results] == [0.0, 1.0, 2.0]
-    assert [r.batch for r in results] == [3, 3, 3]
-
-
-@pytest.mark.parametrize("elements", [4, SMALL + 1], ids=["loop", "thread"])
-def test_only_the_guilty_fails(elements):
-    """A batch that raises is computed again one by one: the others have their results."""
-
-    async def scenario():
-        return await outcomes(*[job_of(v, elements=elements) for v in (1, 200, 3)])
-
-    first, guilty, last = asyncio.run(scenario())
-
-    assert isinstance(guilty, ArithmeticError)
-    assert (first.batch, last.batch) == (1, 1)
-    assert (float(first.computed.losses["loss"]), float(last.computed.losses["loss"])) == (1, 3)
-
-
-def test_late_and_abandoned_jobs_cost_nothing():
-    """A job past its deadline is told so, one whose caller is gone is dropped; neither is computed."""
-
-    async def scenario():
-        jobs = [job_of(1), job_of(2, deadline=time.monotonic() - 1), job_of(3)]
-        return await outcomes(*jobs, before=lambda *jobs: jobs[2].future.cancel())
-
-    on_time, late, gone = asyncio.run(scenario())
-
-    assert on_time.batch == 1
-    assert isinstance(late, DeadlineError)
-    assert isinstance(gone, asyncio.CancelledError)
-
-
-def test_jobs_of_unequal_keys_stay_apart():
-    """What differs in its formula is never computed together."""
-
-    async def scenario():
-        jobs = [job_of(1), job_of(2)]
-        return await outcomes(jobs[0], replace(jobs[1], key="another"))
-
-    assert [r.batch for r in asyncio.run(scenario())] == [1, 1]
-
-
-def test_a_worker_that_stops_computes_what_waits():
-    """Nobody who was admitted is left without an answer."""
-
-    async def scenario():
-        job = job_of(1, elements=SMALL + 1)
-        worker = Worker(CPU, BatchLimits(max_wait=0.01), asyncio.get_running_loop())
-        worker.start()
-        worker.put(job)
-        worker.stop()
-        return await job.future
-
-    assert asyncio.run(scenario()).batch == 1
-
-
-def test_company_is_waited_for_if_that_is_wished():
-    """With max_wait, jobs that come one after the other within it go together."""
-
-    async def scenario():
-        worker = Worker(CPU, BatchLimits(max_wait=0.2), asyncio.get_running_loop())
-        first, second = job_of(1), job_of(2)
-        worker.put(first)
+    async def whole():
+        done = await scenario()
         await asyncio.sleep(0)
-        worker.put(second)
-        return await asyncio.gather(first.future, second.future)
+        return done
 
-    assert [r.batch for r in asyncio.run(scenario())] == [2, 2]
+    return asyncio.run(whole()), lost
 
 
-def test_a_full_batch_of_small_jobs_waits_for_nobody():
-    """With a long max_wait, the job that fills a batch sends it off."""
+def values(done):
+    """The losses of what was computed."""
+    return [float(result.computed.losses["loss"]) for result in done]
 
-    async def scenario():
-        jobs = [job_of(1, elements=3), job_of(2, elements=5)]
-        return await asyncio.wait_for(outcomes(*jobs, max_wait=50.0, max_elements=8), 30)
 
-    assert [r.batch for r in asyncio.run(scenario())] == [2, 2]
+def test_jobs_of_a_lost_device_are_computed_on_the_cpu(computing):
+    """Those of the batch in which it was lost and those that waited all have their results."""
+    tried = computing(raises(lambda: RuntimeError(LOST)))
+    metrics = Metrics()
+    done, lost = run(devices=[FAR], max_jobs=2, metrics=metrics)
+
+    assert values(done) == [0, 1, 2, 3, 4, 5]
+    assert lost == [FAR]
+    assert [device for device, _ in tried] == ["meta", "cpu", "cpu", "cpu"]
+    restarts = metrics.registry.get_sample_value
+    assert restarts("lossserver_device_restarts_total", {"device": "meta"}) == 1
+
+
+def test_what_waits_goes_to_the_devices_that_are_left(computing):
+    """Only the batch in which a device was lost is computed on the CPU; the other device does the rest."""
+    other = torch.device("meta", 1)
+    tried = computing(raises(lambda: RuntimeError(LOST), first=1))
+    done, lost = run(devices=[FAR, other], max_jobs=1)
+
+    assert values(done) == [0, 1, 2, 3, 4, 5]
+    assert len(lost) == 1
+    assert [device for device, _ in tried].count("cpu") == 1
+
+
+@either
+def test_a_lost_device_of_the_server_itself(computing, elements):
+    """On the event loop, too, a lost device is noted and its jobs are computed again."""
+    computing(raises(lambda: RuntimeError(LOST), on="cpu", first=1))
+    done, lost = run(elements=elements)
+
+    assert values(done) == [0, 1, 2, 3, 4, 5]
+    assert lost == [CPU]
+
+
+@either
+def test_a_worker_that_dies_is_replaced(computing, elements):
+    """What is no error of a job ends the worker; the next one computes its jobs, and no device is lost."""
+    metrics = Metrics()
+    computing(raises(lambda: SystemExit("no job's fault"), on="cpu", first=1))
+    done, lost = run(elements=elements, metrics=metrics)
+
+    assert values(done) == [0, 1, 2, 3, 4, 5]
+    assert lost == []
+    restarts = metrics.registry.get_sample_value
+    assert restarts("lossserver_device_restarts_total", {"device": "cpu"}) == 1
+
+
+@either
+def test_jobs_that_kill_every_worker_are_told_so(computing, elements):
+    """Who has died of a job twice does not try again: its caller gets an error, and the server goes on."""
+    computing(raises(lambda: SystemExit("whoever computes it"), on="cpu"))
+    done, _ = run(elements=elements)
+
+    assert all(isinstance(one, RuntimeError) for one in done)
+
+
+def test_a_device_that_answers_no_more_is_lost(computing, monkeypatch):
+    """An error of unknown words, after which the device does not answer, is a lost device."""
+    computing(raises(lambda: RuntimeError("something new"), first=1))
+    monkeypatch.setattr(isolate, "answers", lambda device: device == CPU)
+    done, lost = run(devices=[FAR])
+
+    assert values(done) == [0, 1, 2, 3, 4, 5]
+    assert lost == [FAR]
+
+
+def test_memory_is_given_back_before_the_halves_are_tried(computing, monkeypatch):
+    """After out of memory, what the allocator keeps is freed, and two halves do what one batch could not."""
+    freed = []
+    monkeypatch.setattr(isolate, "free", freed.append)
+    tried = computing(raises(lambda: torch.OutOfMemoryError("CUDA out of memory."), first=1))
+    done, lost = run(devices=[FAR])
+
+    assert values(done) == [0, 1, 2, 3, 4, 5]
+    assert tried == [("meta", 6), ("meta", 3), ("meta", 3)]
+    assert (freed, lost) == ([FAR], [])

@@ -1,0 +1,133 @@
+"""The jobs of a batch of rows as their callers sent them, and what is made of that on the host.
+
+Nothing here touches a device. Everybody's weight and divisor become two columns
+beside everybody's inputs, so that they travel with them.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossserver.fuse import Form
+from lossserver.job import Job
+from lossserver.losses.cotangent import Cotangent
+from lossserver.losses.rows import Rows
+from lossserver.tree import precision, tensors, zip_tensors
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Company:
+    """Jobs of one key, all of them with rows.
+
+    Attributes:
+        jobs: what they were asked for.
+        rows: what each adds to the batch.
+        sizes: how many rows that are.
+        ends: how each one's rows become its loss.
+        names: inputs whose gradients are wanted, sorted.
+        wanted: the first caller's part of each tensor whose gradient is wanted.
+        dtype: what to compute in.
+        form: what a kernel must answer: sums if everybody's loss is reduced and nothing else is
+            asked of ℓ.
+        wide: whether somebody's weight is one an element, where that is more than one a row.
+    """
+
+    jobs: Sequence[Job]
+    rows: list[Rows]
+    sizes: list[int]
+    ends: list[Cotangent]
+    names: list[str]
+    wanted: list[Tensor]
+    dtype: torch.dtype
+    form: Form
+    wide: bool
+
+    @property
+    def columns(self) -> list[tuple[Tensor, ...]]:
+        """Everybody's part of each tensor of the inputs."""
+        return list(zip(*(one.leaves for one in self.rows), strict=True))
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """For each of the names a tree like that input: which of `wanted` is there, None for all else."""
+        number = {id(leaf): index for index, leaf in enumerate(self.wanted)}
+        given = self.rows[0].inputs
+        return {
+            name: zip_tensors(lambda leaf, _: number.get(id(leaf)), given[name], given[name])
+            for name in self.names
+        }
+
+    def key(self, device: torch.device) -> Hashable:
+        """What must be equal for a kernel to compute them."""
+        return self.jobs[0].key, self.form, self.form == "sums" and self.wide, device
+
+
+def company(jobs: Sequence[Job]) -> Company:
+    """The company that the jobs are."""
+    rows = [job.rows for job in jobs if job.rows is not None]
+    call, inputs = jobs[0].call, rows[0].inputs
+    names = sorted(call.wrt & inputs.keys())
+    sums = "weight" not in call.wrt and all(map(_sums_up, rows))
+    return Company(
+        jobs=jobs,
+        rows=rows,
+        sizes=[one.leaves[0].shape[0] for one in rows],
+        ends=[one.cotangent for one in rows],
+        names=names,
+        wanted=[t for name in names for t in tensors(inputs[name]) if t.is_floating_point()],
+        dtype=precision(call.inputs),
+        form="sums" if sums else "rows",
+        wide=any(map(_is_wide, rows)),
+    )
+
+
+def _sums_up(one: Rows) -> bool:
+    """Whether one number is wanted, and the weight, if any, is one a row or one an element."""
+    end = one.cotangent
+    if not end.reduced or end.shape != one.shape:
+        return False
+    return end.weight is None or end.weight.shape in (one.shape, column(one.shape))
+
+
+def _is_wide(one: Rows) -> bool:
+    weight = one.cotangent.weight
+    return weight is not None and weight.shape != column(one.shape)
+
+
+def column(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of one number a row, which broadcasts with this."""
+    return (shape[0], *[1] * (len(shape) - 1))
+
+
+def weights(own: Company) -> list[Tensor] | None:
+    """Everybody's weight, a column if nobody has one an element; None if nobody has any."""
+    given = [end.weight for end in own.ends]
+    if all(weight is None for weight in given):
+        return None
+    one = torch.ones((), dtype=own.dtype)
+    return [
+        (one if weight is None else weight).expand(rows.shape if own.wide else column(rows.shape))
+        for weight, rows in zip(given, own.rows, strict=True)
+    ]
+
+
+def scales(own: Company) -> Tensor:
+    """Everybody's loss_weight / divisor · upstream, one a row."""
+    # By numpy: torch's own, however few there are, wakes all of its threads.
+    each = [end.scale * (1.0 if end.upstream is None else float(end.upstream)) for end in own.ends]
+    repeated = np.repeat(np.array(each), own.sizes)
+    return torch.from_numpy(repeated).to(own.dtype).view(-1, *column(own.rows[0].shape)[1:])
+
+
+def divisors(own: Company) -> Tensor:
+    """Everybody's loss_weight / divisor, one a caller."""
+    return torch.from_numpy(np.array([end.scale for end in own.ends]))
+
+
+def lengths(own: Company) -> Tensor:
+    """Everybody's number of rows."""
+    return torch.from_numpy(np.array(own.sizes))
