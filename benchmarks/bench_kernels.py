@@ -115,7 +115,7 @@ def functions(config: dict[str, Any], inputs: Mapping[str, Any], rows: int) -> t
     given = own.leaves
     values = own.formula.formula(**own.inputs)
     ones = [len(values), *[1] * (values.dim() - 1)]
-    arguments = [*given, torch.ones(ones), torch.full(ones, 0.01)]
+    arguments = [*given, torch.full(ones, 0.01)]
     if not rows:
         rows = ELEMENTS * len(values) // max(one.numel() for one in given)
         arguments = tiled(arguments, rows)

@@ -6,7 +6,7 @@ beside everybody's inputs, so that they travel with them.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from lossserver.job import Job
 from lossserver.losses.cotangent import Cotangent
 from lossserver.losses.rows import Rows
 from lossserver.tree import precision, tensors, zip_tensors
+
+#: 0: none; 1: one a row; 2: one an element.
+Weighs = Literal[0, 1, 2]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +36,7 @@ class Company:
         dtype: what to compute in.
         form: what a kernel must answer: sums if everybody's loss is reduced and nothing else is
             asked of ℓ.
-        wide: whether somebody's weight is one an element, where that is more than one a row.
+        weighs: in sums, how many numbers somebody's weight has a row: none, one, or one an element.
     """
 
     jobs: Sequence[Job]
@@ -44,7 +47,7 @@ class Company:
     wanted: list[Tensor]
     dtype: torch.dtype
     form: Form
-    wide: bool
+    weighs: Weighs
 
     @property
     def columns(self) -> list[tuple[Tensor, ...]]:
@@ -63,7 +66,7 @@ class Company:
 
     def key(self, device: torch.device) -> Hashable:
         """What must be equal for a kernel to compute them."""
-        return self.jobs[0].key, self.form, self.form == "sums" and self.wide, device
+        return self.jobs[0].key, self.form, self.weighs, device
 
 
 def company(jobs: Sequence[Job]) -> Company:
@@ -81,7 +84,7 @@ def company(jobs: Sequence[Job]) -> Company:
         wanted=[t for name in names for t in tensors(inputs[name]) if t.is_floating_point()],
         dtype=precision(call.inputs),
         form="sums" if sums else "rows",
-        wide=any(map(_is_wide, rows)),
+        weighs=max(map(_weighs, rows)) if sums else 0,
     )
 
 
@@ -93,9 +96,11 @@ def _sums_up(one: Rows) -> bool:
     return end.weight is None or end.weight.shape in (one.shape, column(one.shape))
 
 
-def _is_wide(one: Rows) -> bool:
+def _weighs(one: Rows) -> Weighs:
     weight = one.cotangent.weight
-    return weight is not None and weight.shape != column(one.shape)
+    if weight is None:
+        return 0
+    return 1 if weight.shape == column(one.shape) else 2
 
 
 def column(shape: Sequence[int]) -> tuple[int, ...]:
@@ -103,22 +108,23 @@ def column(shape: Sequence[int]) -> tuple[int, ...]:
     return (shape[0], *[1] * (len(shape) - 1))
 
 
-def weights(own: Company) -> list[Tensor] | None:
-    """Everybody's weight, a column if nobody has one an element; None if nobody has any."""
-    given = [end.weight for end in own.ends]
-    if all(weight is None for weight in given):
-        return None
+def weights(own: Company) -> list[Tensor]:
+    """Everybody's weight, a column if nobody has one an element."""
     one = torch.ones((), dtype=own.dtype)
     return [
-        (one if weight is None else weight).expand(rows.shape if own.wide else column(rows.shape))
-        for weight, rows in zip(given, own.rows, strict=True)
+        (one if end.weight is None else end.weight).expand(
+            rows.shape if own.weighs == 2 else column(rows.shape)
+        )
+        for end, rows in zip(own.ends, own.rows, strict=True)
     ]
 
 
 def scales(own: Company) -> Tensor:
     """Everybody's loss_weight / divisor · upstream, one a row."""
-    # By numpy: torch's own, however few there are, wakes all of its threads.
     each = [end.scale * (1.0 if end.upstream is None else float(end.upstream)) for end in own.ends]
+    if len(each) == 1:
+        return torch.full(column(own.rows[0].shape), each[0], dtype=own.dtype)
+    # By numpy: torch's own, however few there are, wakes all of its threads.
     repeated = np.repeat(np.array(each), own.sizes)
     return torch.from_numpy(repeated).to(own.dtype).view(-1, *column(own.rows[0].shape)[1:])
 

@@ -1,5 +1,6 @@
 """Result → message: the reply's header, and the tensors' bytes as they lie."""
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossserver.job import Result
+from lossserver.job import Computed, Result
 from lossserver.tree import map_tensors
 from losswire import frame, tensor, value
 from losswire.tensor import Buffer, TensorBytes
@@ -18,20 +19,60 @@ def encode(result: Result, decode_seconds: float) -> bytes:
     """The serialised ComputeResponse."""
     started = time.perf_counter()
     payloads: list[Buffer] = []
+    header = _plain_header(result.computed, payloads) or _header(result.computed, payloads)
+    timings = pb.Timings(
+        queue=result.queue,
+        decode=decode_seconds,
+        compute=result.compute,
+        batch=result.batch,
+        fused=result.computed.fused,
+        encode=time.perf_counter() - started,
+    )
+    # Two serialised messages in a row are one, merged.
+    return frame.write(header + pb.ResultHeader(timings=timings).SerializeToString(), payloads)
+
+
+def _header(computed: Computed, payloads: list[Buffer]) -> bytes:
+    """The serialised header but for the timings."""
     header = pb.ResultHeader()
-    _pack(result.computed.losses, header.losses, payloads, "losses")
-    _pack(result.computed.grads, header.grads, payloads, "grads")
-    header.metrics.extend(sorted(result.computed.metrics))
-    if result.computed.state is not None:
-        state = map_tensors(to_bytes, result.computed.state)
+    _pack(computed.losses, header.losses, payloads, "losses")
+    _pack(computed.grads, header.grads, payloads, "grads")
+    header.metrics.extend(sorted(computed.metrics))
+    if computed.state is not None:
+        state = map_tensors(to_bytes, computed.state)
         header.state.CopyFrom(value.pack(state, payloads, "state"))
-    header.timings.queue = result.queue
-    header.timings.decode = decode_seconds
-    header.timings.compute = result.compute
-    header.timings.batch = result.batch
-    header.timings.fused = result.computed.fused
-    header.timings.encode = time.perf_counter() - started
-    return frame.write(header.SerializeToString(), payloads)
+    return header.SerializeToString()
+
+
+def _plain_header(computed: Computed, payloads: list[Buffer]) -> bytes:
+    """The same where each output and gradient is one tensor, or none; empty where not.
+
+    Nearly all are, and the same ones step after step.
+    """
+    trees = *computed.losses.values(), *computed.grads.values()
+    if computed.state is not None or computed.metrics:
+        return b""
+    if not all(isinstance(tree, Tensor) for tree in trees):
+        return b""
+    packed = [to_bytes(tree) for tree in trees]
+    payloads.extend(one.buffer for one in packed)
+    layout = tuple((one.dtype, one.shape) for one in packed)
+    return _described(tuple(computed.losses), tuple(computed.grads), layout)
+
+
+@functools.lru_cache(maxsize=1024)
+def _described(
+    losses: tuple[str, ...], grads: tuple[str, ...], layout: tuple[tuple[str, tuple[int, ...]], ...]
+) -> bytes:
+    """The serialised header of tensors of this layout, those of the losses first."""
+    header = pb.ResultHeader()
+    for index, (dtype, shape) in enumerate(layout):
+        of_loss = index < len(losses)
+        entry = (
+            header.losses[losses[index]] if of_loss else header.grads[grads[index - len(losses)]]
+        )
+        entry.tensor_value.CopyFrom(tensor.describe(TensorBytes(dtype, shape, b""), index))
+    return header.SerializeToString()
 
 
 def to_bytes(given: Tensor) -> TensorBytes:

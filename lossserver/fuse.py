@@ -7,7 +7,7 @@ one kernel (compile.py), which reads its inputs once and writes its answers.
 
 Two forms, since most callers want one number and some want ℓ itself:
 
-    SUMS   (leaves…, weight, scale) → (Σ ℓ·weight of each row, gradient…)
+    SUMS   (leaves…, scale[, weight]) → (Σ ℓ·weight of each row, gradient…)
            everybody's loss is reduced; upstream and divisor are in the scale.
     ROWS   (leaves…, cotangent) → (ℓ, gradient…)
 
@@ -51,11 +51,11 @@ class Fused:
         with torch.set_grad_enabled(bool(leaves)):
             rows = self.formula.formula(**inputs)
         values = rows.detach()
-        cotangent = flat[count]
-        if self.form == "sums":
-            weight, scale = flat[count:]
-            cotangent = weight * scale
+        cotangent, *weights = flat[count:]
+        for weight in weights:
+            cotangent = weight * cotangent
             values = weighted(values, weight)
+        if self.form == "sums":
             values = values.flatten(1).sum(1) if values.dim() > 1 else values
         cotangent = cotangent.expand(rows.shape)
         grads: Sequence[Tensor | None] = [None] * len(leaves)

@@ -1,16 +1,18 @@
 """What travels through the pipeline: a decoded request, and what it becomes."""
 
 import asyncio
+import functools
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lossserver.losses.loss import Call, Loss
 from lossserver.losses.rows import Rows
-from lossserver.tree import precision, tensors
+from lossserver.tree import tensors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,14 +93,20 @@ class Result:
     compute: float
 
 
-def key_of(rows: Rows, call: Call) -> Hashable:
-    """What must be equal for rows to be computed together."""
-    return rows.formula, _layout(rows.inputs), call.wrt, precision(call.inputs)
+def key_of(rows: Rows, wrt: frozenset[str], dtype: torch.dtype) -> Hashable:
+    """What must be equal for rows to be computed together, in that precision."""
+    return _key(rows.formula, _layout(rows.inputs), wrt, dtype)
+
+
+@functools.lru_cache(maxsize=4096)
+def _key(*_: Hashable) -> Hashable:
+    """One object for all that is equal: a formula has many parameters to hash and compare."""
+    return object()
 
 
 def _layout(tree: Any) -> Any:
     """What must be equal, besides the formula, for rows to be concatenated."""
     if isinstance(tree, Tensor):
         return tree.dtype, tree.shape[1:]
-    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     return tuple((key, _layout(value)) for key, value in items)

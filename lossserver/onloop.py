@@ -25,8 +25,8 @@ BRIEF = 0.001
 
 #: Small jobs, and elements of them, that are enough for a batch: nearly all that company saves is
 #: saved by then, and the loop must get back to its messages.
-MANY = 16
-MANY_ELEMENTS = 4 * SMALL
+MANY = 32
+MANY_ELEMENTS = 8 * SMALL
 
 #: Seconds without news after which a batch of small jobs goes: about what gRPC takes to hand over
 #: the next call if one stands at the door. Seconds after which it goes in any case.

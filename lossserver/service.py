@@ -14,11 +14,12 @@ import lossserver
 from lossserver.account import Account
 from lossserver.admit import Admission, Limits, Place
 from lossserver.card import catalogue
-from lossserver.decode import decode, refused, slow
+from lossserver.decode import decode, opened
 from lossserver.encode import encode
 from lossserver.faults import is_full, out_of_memory
 from lossserver.job import Result
 from lossserver.metrics import Metrics
+from lossserver.outline import refused
 from lossserver.pool import Pool
 from lossserver.receive import Receiving
 from lossserver.registry import RefusedError
@@ -95,10 +96,11 @@ class LossService:
         place.enter(len(message), remaining)
         deadline = None if remaining is None else time.monotonic() + remaining
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        aside = len(message) >= LARGE or slow(message)
+        parts = opened(message)
+        aside = len(message) >= LARGE or parts.slow
         tenant = _tenant(context, peer)
-        job = await _off_loop(aside, decode, message, deadline, future, tenant)
-        del message  # its tensors are the job's now
+        job = await _off_loop(aside, decode, parts, deadline, future, tenant)
+        del message, parts  # its tensors are the job's now
         account.job = job
         account.decode = time.perf_counter() - started
         self._pool.put(job)

@@ -106,25 +106,32 @@ _Answer = Callable[[Tensor, Sequence[Tensor | None]], Found]
 
 def _sums(own: Company, staging: Staging) -> tuple[list[Tensor], _Answer]:
     """What a kernel of sums takes, on the device; and what becomes of its answer."""
-    weight = weights(own)
-    beside = [[scales(own)], [divisors(own)], [lengths(own)], *([] if weight is None else [weight])]
-    brought = staging.bring_in([*own.columns, *beside])
     count = len(own.rows[0].leaves)
-    leaves, (scale, divisor, length, *given) = brought[:count], brought[count:]
-    column = given[0].to(own.dtype) if given else torch.ones_like(scale)
+    beside = [[scales(own)]]
+    if own.weighs:
+        beside.append(weights(own))
+    if len(own.jobs) > 1:
+        beside += [[divisors(own)], [lengths(own)]]
+    brought = staging.bring_in([*own.columns, *beside])
+    scale, *rest = brought[count:]
+    weight = [rest.pop(0).to(own.dtype)] if own.weighs else []
 
     def answer(sums: Tensor, grads: Sequence[Tensor | None]) -> Found:
-        losses = [(_added_up(sums, length) * divisor).to(own.dtype)]
-        return Found(losses=losses, grads=as_sent(own, grads), fused=True)
+        losses = _added_up(sums, *rest) if rest else _total(sums, own.ends[0].scale)
+        return Found(losses=[losses.to(own.dtype)], grads=as_sent(own, grads), fused=True)
 
-    return [*_placed(own, leaves), column, scale], answer
+    return [*_placed(own, brought[:count]), scale, *weight], answer
 
 
-def _added_up(sums: Tensor, lengths: Tensor) -> Tensor:
-    """Everybody's sum of the sums of their rows, added up in double precision."""
-    if lengths.shape[0] == 1:
-        return sums.sum(dtype=torch.float64).view(1)
-    return torch.segment_reduce(sums.double(), "sum", lengths=lengths, unsafe=True, initial=0)
+def _total(sums: Tensor, divisor: float) -> Tensor:
+    """The loss of the sums of one caller's rows, added up in double precision."""
+    return sums.sum(dtype=torch.float64).view(1) * divisor
+
+
+def _added_up(sums: Tensor, divisors: Tensor, lengths: Tensor) -> Tensor:
+    """Everybody's loss."""
+    whole = torch.segment_reduce(sums.double(), "sum", lengths=lengths, unsafe=True, initial=0)
+    return whole * divisors
 
 
 def _rows(own: Company, staging: Staging) -> tuple[list[Tensor], _Answer]:

@@ -1,6 +1,6 @@
 """Trees of tensors: nested dicts and lists, as inputs and gradients come."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ def map_tensors(change: Callable[[Tensor], Any], tree: Any) -> Any:
     """The tree with each tensor changed and all else as it was."""
     if isinstance(tree, Tensor):
         return change(tree)
-    if isinstance(tree, Mapping):
+    if isinstance(tree, dict):
         return {key: map_tensors(change, value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [map_tensors(change, value) for value in tree]
@@ -22,7 +22,7 @@ def zip_tensors(join: Callable[[Tensor, Tensor], Any], left: Any, right: Any) ->
     """One tree of two of the same structure: its tensors joined, None for all else."""
     if isinstance(left, Tensor):
         return join(left, right)
-    if isinstance(left, Mapping):
+    if isinstance(left, dict):
         return {key: zip_tensors(join, value, right[key]) for key, value in left.items()}
     if isinstance(left, list):
         return [zip_tensors(join, a, b) for a, b in zip(left, right, strict=True)]
@@ -33,7 +33,7 @@ def tensors(tree: Any) -> Iterator[Tensor]:
     """The tensors of a tree, in order."""
     if isinstance(tree, Tensor):
         yield tree
-    elif isinstance(tree, Mapping):
+    elif isinstance(tree, dict):
         for value in tree.values():
             yield from tensors(value)
     elif isinstance(tree, list):

@@ -24,6 +24,7 @@ from lossserver.losses.loss import Call, check_names
 from lossserver.losses.rows import RowwiseLoss
 from lossserver.registry import LOSSES, RefusedError, UnknownNameError
 from lossserver.together import order
+from lossserver.tree import precision
 
 log = logging.getLogger("lossserver")
 
@@ -76,7 +77,7 @@ def job_of(entry: dict[str, Any]) -> Job:
         loss=loss,
         call=call,
         rows=rows,
-        key=key_of(rows, call),
+        key=key_of(rows, call.wrt, precision(call.inputs)),
         elements=0,
         deadline=None,
         arrived=0.0,

@@ -6,7 +6,7 @@ import torch
 import losswire.errors
 from lossclient.call import encode_call
 from lossclient.torch import to_bytes
-from lossserver.decode import slow
+from lossserver.decode import opened
 from lossserver.tree import map_tensors
 from tests.losses.calls import answer, job_of
 
@@ -112,8 +112,8 @@ def test_what_is_slow_to_decode_is_known_before():
     two = {"pred": torch.zeros(4, 4), "target": torch.zeros(4, 4)}
     masks = {"type": "BoundaryLoss", "mode": "binary", "target_form": "masks"}
 
-    assert not slow(message_of({"type": "L1Loss"}, two))
-    assert not slow(message_of(masks | {"target_form": "distances"}, two))
-    assert slow(message_of(masks, two))
-    assert slow(message_of(sum_of(2, {"type": "L1Loss"}), two))
-    assert slow(message_of({"type": "L1Loss"}, two | {"target": [None] * 2000}))
+    assert not opened(message_of({"type": "L1Loss"}, two)).slow
+    assert not opened(message_of(masks | {"target_form": "distances"}, two)).slow
+    assert opened(message_of(masks, two)).slow
+    assert opened(message_of(sum_of(2, {"type": "L1Loss"}), two)).slow
+    assert opened(message_of({"type": "L1Loss"}, two | {"target": [None] * 2000})).slow

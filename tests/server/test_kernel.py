@@ -45,7 +45,7 @@ def recipe_of(loss, form, inputs, last):
 def focal():
     """Of class indices, reduced, with a weight a row."""
     inputs = {"pred": torch.randn(5, 80), "target": torch.tensor([0, 79, 80, 3, 80])}
-    last = [torch.rand(5, 1), torch.full((5, 1), 0.3)]
+    last = [torch.full((5, 1), 0.3), torch.rand(5, 1)]
     return recipe_of(LOSSES.build({"type": "FocalLoss"}), "sums", inputs, last)
 
 

@@ -1,0 +1,251 @@
+"""What a header says of a call, looked up and checked once.
+
+A trainer sends the same header step after step: same config, same shapes. So all
+that does not depend on the tensors' bytes is remembered by the header's own
+bytes: the loss, the options, and the inputs' trees with blanks for tensors.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from lossserver.losses.loss import Call, Loss, check_names, name_of
+from lossserver.registry import LOSSES, RefusedError, UnknownNameError
+from lossserver.tree import map_tensors, precision, tensors
+from losswire.errors import LossError, MessageError, SpecError, TensorError, UnknownLossError
+from losswire.tensor import Buffer, TensorBytes
+from losswire.v1 import loss_pb2 as pb
+from losswire.value import MAX_DEPTH, Reader
+
+#: Bytes of a config. The longest in use, a class_weight of LVIS's 1,203 classes, has 14 KiB; and
+#: a thousand built losses are kept.
+MAX_CONFIG = 1 << 16
+
+#: Bytes of a header that is remembered, and how many are: 4 MiB, and their trees.
+MAX_REMEMBERED = 1 << 12
+REMEMBERED = 1024
+
+#: The wire's priorities as a job's, 0 before 1 before 2; what it does not know is 1, the usual.
+USUAL = 1
+PRIORITIES = {pb.PRIORITY_HIGH: 0, pb.PRIORITY_UNSPECIFIED: USUAL, pb.PRIORITY_LOW: 2}
+
+#: Names of `Call`'s own options; what is refused of them is the spec's fault, not a tensor's.
+_OPTIONS = {"reduction_override", "avg_factor", "wrt", "ignore_index", "inputs", "state"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outline:
+    """A call without its tensors' bytes.
+
+    Attributes:
+        name: the loss's name in the registry.
+        loss: what to compute.
+        priority: 0 goes before 1, the usual, and that before 2.
+        blank: the call, with tensors that have shape and dtype but no memory.
+        sources: of each of those, in order: dtype, shape, and the number of its payload.
+        elements: of all inputs.
+        dtype: what to compute in.
+    """
+
+    name: str
+    loss: Loss
+    priority: int
+    blank: Call
+    sources: Sequence[tuple[str, tuple[int, ...], int]]
+    elements: int
+    dtype: torch.dtype
+
+    def filled(self, payloads: Sequence[Buffer]) -> Call:
+        """The call with the tensors of these payloads."""
+        flat = iter(
+            [to_torch(dtype, shape, payloads[index]) for dtype, shape, index in self.sources]
+        )
+        blank = self.blank
+        inputs, grad_output, state = map_tensors(
+            lambda _: next(flat), [blank.inputs, blank.grad_output, blank.state]
+        )
+        return Call(
+            inputs=inputs,
+            wrt=blank.wrt,
+            reduction_override=blank.reduction_override,
+            avg_factor=blank.avg_factor,
+            grad_output=grad_output,
+            state=state,
+        )
+
+
+class _Place:
+    """Stands for a payload: its number, and its length."""
+
+    def __init__(self, index: int, length: int) -> None:
+        self.index = index
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
+    """What a serialised header says of a call whose payloads have these lengths.
+
+    Raises:
+        RequestError: whatever is wrong with it, but for the values of tensors.
+    """
+    look = _outline if len(serialised) > MAX_REMEMBERED else _remembered
+    return look(serialised, lengths)
+
+
+def _outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
+    header = _header(serialised)
+    name, loss = loss_of(header)
+    sources: list[tuple[str, tuple[int, ...], int]] = []
+
+    def blank_of(given: TensorBytes) -> Tensor:
+        place: Any = given.buffer
+        sources.append((given.dtype, given.shape, place.index))
+        return torch.empty(given.shape, dtype=getattr(torch, given.dtype), device="meta")
+
+    places: Any = [_Place(index, length) for index, length in enumerate(lengths)]
+    reader = Reader(places, blank_of)
+    blank = _blank(header, reader)
+    reader.finish()
+    _check_wrt(blank)
+    try:
+        check_names(loss, blank, name)
+    except RefusedError as refusal:
+        raise refused(refusal) from None
+    return Outline(
+        name=name,
+        loss=loss,
+        priority=PRIORITIES.get(header.priority, USUAL),
+        blank=blank,
+        sources=sources,
+        elements=sum(tensor.numel() for tensor in tensors(dict(blank.inputs))),
+        dtype=precision(blank.inputs),
+    )
+
+
+_remembered = functools.lru_cache(maxsize=REMEMBERED)(_outline)
+
+
+def _header(serialised: bytes) -> pb.ComputeHeader:
+    try:
+        return pb.ComputeHeader.FromString(serialised)
+    except DecodeError:
+        # The parser does not say which; it gives up at 100 levels of messages, 30 of ours.
+        raise MessageError(
+            f"must be a losswire.v1.ComputeHeader, lists and maps at most {MAX_DEPTH} deep",
+            field="header",
+            given=f"{len(serialised)} bytes",
+        ) from None
+
+
+def loss_of(header: pb.ComputeHeader) -> tuple[str, Loss]:
+    config = header.config.SerializeToString(deterministic=True)
+    if len(config) > MAX_CONFIG:
+        raise SpecError(
+            f"must have at most {MAX_CONFIG} bytes", field="config", given=f"{len(config)} bytes"
+        )
+    return _loss(config)
+
+
+@functools.lru_cache(maxsize=1024)
+def _loss(serialised: bytes) -> tuple[str, Loss]:
+    """The loss of a serialised config, and its name. Trainers send the same few again and again."""
+    sent = pb.Value.FromString(serialised)
+    config = Reader([], lambda given: given).read(sent, "config") if serialised else None
+    if not isinstance(config, dict):
+        raise SpecError(
+            'must be a map such as {"type": "L1Loss"}',
+            field="config",
+            given="nothing" if config is None else type(config).__name__,
+        )
+    try:
+        loss = LOSSES.build(config)
+    except UnknownNameError as error:
+        raise UnknownLossError(str(error), field="config.type") from None
+    except RefusedError as refusal:
+        raise SpecError(
+            refusal.rule, field=f"config.{refusal.field}", given=refusal.given
+        ) from None
+    return LOSSES.named(config), loss
+
+
+def _blank(header: pb.ComputeHeader, reader: Reader) -> Call:
+    """The call, with whatever the reader's leaves are in place of tensors."""
+    read = {name: reader.read(value, name) for name, value in header.inputs.items()}
+    # An input that is null is one that is not there, as a client of ours sends none.
+    inputs = {name: given for name, given in read.items() if given is not None}
+    if not any(True for _ in tensors(inputs)):
+        raise TensorError(
+            "a call must have at least one tensor (a list of numbers is none)",
+            field="inputs",
+            given="none",
+        )
+    upstream: Any = {}
+    if header.HasField("grad_output"):
+        upstream = reader.read(header.grad_output, "grad_output")
+        upstream = upstream if isinstance(upstream, dict) else {"loss": upstream}
+        for tree in upstream.values():
+            _check_upstream(tree)
+    return Call(
+        inputs=inputs,
+        wrt=frozenset(header.wrt),
+        reduction_override=(
+            header.reduction_override if header.HasField("reduction_override") else None
+        ),
+        avg_factor=header.avg_factor if header.HasField("avg_factor") else None,
+        grad_output=upstream,
+        state=reader.read(header.state, "state") if header.HasField("state") else None,
+    )
+
+
+def _check_upstream(tree: Any) -> None:
+    leaves = [tree] if isinstance(tree, Tensor) else list(tensors(tree))
+    odd = [name_of(leaf.dtype) for leaf in leaves if not leaf.is_floating_point()]
+    if odd or not leaves:
+        raise TensorError(
+            "must be a floating-point tensor, or one for each output",
+            field="grad_output",
+            given=odd[0] if odd else type(tree).__name__,
+        )
+
+
+def _check_wrt(call: Call) -> None:
+    for wanted in sorted(call.wrt):
+        if wanted not in call.inputs:
+            raise SpecError(
+                f"gradients can be asked for the inputs sent: {', '.join(sorted(call.inputs))}",
+                field="wrt",
+                given=wanted,
+            )
+        leaves = list(tensors(call.inputs[wanted]))
+        if not any(leaf.is_floating_point() for leaf in leaves):
+            raise TensorError(
+                "a gradient goes with a floating-point input",
+                field=wanted,
+                given=name_of(leaves[0].dtype) if leaves else "no tensor",
+            )
+
+
+def refused(refusal: RefusedError) -> LossError:
+    """What a loss refuses of a call, as an error of the wire."""
+    of_spec = refusal.field in _OPTIONS or refusal.field.startswith(("config.", "grad_output."))
+    error = SpecError if of_spec else TensorError
+    return error(refusal.rule, field=refusal.field, given=refusal.given)
+
+
+def to_torch(dtype: str, shape: Sequence[int], buffer: Buffer) -> Tensor:
+    """A tensor of its own memory: the message's is read-only, and torch has no such tensors."""
+    if dtype == "bool":
+        # A bool that is neither 0 nor 1 would be undefined behaviour in C++.
+        return torch.from_numpy((np.frombuffer(buffer, np.uint8) != 0).reshape(shape))
+    wire = "int16" if dtype == "bfloat16" else dtype
+    tensor = torch.from_numpy(np.frombuffer(buffer, wire).reshape(shape).copy())
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
