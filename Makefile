@@ -36,9 +36,11 @@ protos:  ## Regenerate losswire/v1 from protos/
 docs: .venv/installed  ## Write docs/losses.md from the docstrings, and draw each loss
 	scripts/docs
 
-bench: .venv/installed  ## Measure, against a bare gRPC echo and plain protobuf
+bench: .venv/installed  ## Measure, against a bare gRPC echo, a naive server, plain protobuf and eager torch
 	$(BIN)/python -m benchmarks.bench_frame
 	$(BIN)/python -m benchmarks.bench_e2e
+	$(BIN)/python -m benchmarks.bench_compute
+	$(BIN)/python -m benchmarks.bench_fused
 
 docker:  ## Build the CUDA image
 	docker build -t lossserver .

@@ -1,6 +1,6 @@
 """What batching and fusing save: formula and gradient of many small jobs, one by one and together.
 
-    python -m benchmarks.bench_compute --jobs 64 --call FocalLoss:64x80 [--fused]
+    python -m benchmarks.bench_compute --jobs 64 --call FocalLoss:64x80
 
 One computation thread, as the server has for small jobs. What is aimed at:
 together and fused, 8 times as many calls a second as one by one in eager torch.
@@ -11,7 +11,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 
@@ -44,19 +43,17 @@ def main() -> None:
     parser.add_argument("--call", default="FocalLoss:64x80")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--fused", action="store_true", help="also by a fused kernel")
     args = parser.parse_args()
 
     torch.set_num_threads(1)
     jobs = [job_of(args.call, seed) for seed in range(args.jobs)]
-    with kernels_for(jobs[:1]) if args.fused else nullcontext() as kernels:
+    with kernels_for(jobs[:1]) as kernels:
         ways: dict[str, Callable[[], object]] = {
             "one_by_one": lambda: [compute([job], CPU) for job in jobs],
             "together": lambda: compute(jobs, CPU),
+            "alone_fused": lambda: [compute([job], CPU, kernels) for job in jobs],
+            "fused": lambda: compute(jobs, CPU, kernels),
         }
-        if args.fused:
-            ways["alone_fused"] = lambda: [compute([job], CPU, kernels) for job in jobs]
-            ways["fused"] = lambda: compute(jobs, CPU, kernels)
         seconds = alternating(ways, args.rounds, args.repeats)
     title = f"compute: {args.jobs} jobs {args.call}, value and gradient, one thread"
     report(title, "one_by_one", **seconds)

@@ -14,7 +14,8 @@ import shlex
 import statistics
 from collections.abc import Sequence
 
-from benchmarks.harness import load, machine, process, warm
+from benchmarks.harness import load, machine, warm
+from lossserver.bench.child import process
 
 CALL = "FocalLoss:64x80"
 

@@ -24,9 +24,10 @@ from torch import Tensor
 import lossserver.losses  # noqa: F401  (registers them)
 from benchmarks.harness import machine
 from lossserver.fuse import Fused
-from lossserver.kernel import Recipe, load, make, tiled
+from lossserver.kernel import Recipe, load
 from lossserver.losses.loss import Call
 from lossserver.losses.rows import RowwiseLoss
+from lossserver.make_kernel import make, tiled
 from lossserver.registry import LOSSES
 from lossserver.tree import map_tensors
 from tests.losses.cases import CASES
@@ -147,7 +148,7 @@ def line(config: dict[str, Any], rows: int, maker: Maker, seconds: float, thread
             make(Recipe(fused=few, example=example, device="cpu"), Path(directory))
         except Exception as error:  # noqa: BLE001  (Inductor raises anything)
             return f"| {name} | | | | | {type(error).__name__}: {str(error).splitlines()[0]} |"
-        kernel, made = load(Path(directory)), time.perf_counter() - start
+        kernel, made = load(Path(directory), torch.device("cpu")), time.perf_counter() - start
     fused, arguments = functions(config, maker(rows or 6), rows)
     torch.set_num_threads(threads if arguments[0].numel() > 1 << 16 else 1)
     eager, own = alternating(lambda: fused(*arguments), lambda: kernel(arguments), seconds=seconds)

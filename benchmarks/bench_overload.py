@@ -19,7 +19,8 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from benchmarks.harness import load, machine, process, warm
+from benchmarks.harness import load, machine, warm
+from lossserver.bench.child import process
 
 #: Seconds that a measurement warms up.
 WARMUP = 2.0

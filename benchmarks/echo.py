@@ -17,11 +17,10 @@ async def echo(message: bytes, _: Any) -> bytes:
     return message
 
 
-async def main() -> None:
-    """Serve on a free port."""
+async def serve(handler: grpc.RpcMethodHandler) -> None:
+    """Answer Compute calls by that handler on a free port, until the process is ended."""
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     server = grpc.aio.server(options=options)
-    handler = grpc.unary_unary_rpc_method_handler(echo)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(SERVICE, {"Compute": handler}),)
     )
@@ -32,4 +31,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(serve(grpc.unary_unary_rpc_method_handler(echo)))

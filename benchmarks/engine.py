@@ -1,6 +1,5 @@
 """Jobs and kernels without a server around them, for what is measured in process."""
 
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -9,7 +8,8 @@ import torch
 
 import lossserver.losses  # noqa: F401  (registers them)
 from lossserver.bench.calls import message_of
-from lossserver.compile import Fusing, Kernels
+from lossserver.compile import Kernels
+from lossserver.config import Fusing
 from lossserver.decode import decode
 from lossserver.job import Job
 from lossserver.metrics import Metrics
@@ -30,12 +30,8 @@ def kernels_for(jobs: list[Job]) -> Iterator[Kernels]:
     Raises:
         SystemExit: one cannot be made.
     """
-    with tempfile.TemporaryDirectory() as cache:
-        kernels = Kernels(Fusing(kernel_cache=cache), Metrics())
+    with Kernels(Fusing(), Metrics()) as kernels:
         for job in jobs:
             if not kernels.prepare(*order([job], CPU)):
                 raise SystemExit(f"no kernel could be made for {job.name}")
-        try:
-            yield kernels
-        finally:
-            kernels.close()
+        yield kernels

@@ -3,13 +3,8 @@
 import os
 import platform
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -53,28 +48,6 @@ def report(title: str, baseline: str, **samples: list[float]) -> None:
             f"{name:12s} p50 {median * 1e3:9.3f} ms   p99 {quantile(seconds, 0.99) * 1e3:9.3f} ms"
             f"   {median / base:5.2f} x {baseline}   n={len(seconds)}"
         )
-
-
-@contextmanager
-def process(*arguments: str) -> Iterator[str]:
-    """Run `python -m ARGUMENTS` until the block ends; its target, from a line "serving on TARGET"."""
-    command = [sys.executable, "-u", "-m", *arguments]
-    # To a file, as a service's log goes: a reader of a pipe would be woken at each line and take
-    # its share of the machine.
-    with (
-        tempfile.NamedTemporaryFile("r") as log,
-        subprocess.Popen(command, stderr=Path(log.name).open("w")) as running,  # noqa: S603
-    ):
-        said = ""
-        while "serving on " not in said or not said.endswith("\n"):
-            if running.poll() is not None:
-                raise SystemExit(f"{' '.join(command)} ended before it served:\n{said}")
-            time.sleep(0.05)
-            said += log.read()
-        try:
-            yield said.split("serving on ")[1].split()[0]
-        finally:
-            running.terminate()
 
 
 def load(target: str, call: str, **options: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ loop, which is faster here than in a pool of threads.
 
 import argparse
 import asyncio
-import sys
 from typing import Any
 
 import grpc
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.echo import SERVICE
+from benchmarks.echo import serve
 from benchmarks.local import focal
 from losswire.v1 import loss_pb2 as pb
 
@@ -53,26 +52,18 @@ async def compute(request: pb.ComputeRequest, _: Any) -> pb.ComputeResponse:
     return reply
 
 
-async def main() -> None:
+def main() -> None:
     """Serve on a free port."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1, help="of torch; 0 is its own choice")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    server = grpc.aio.server(options=options)
     handler = grpc.unary_unary_rpc_method_handler(
         compute, pb.ComputeRequest.FromString, pb.ComputeResponse.SerializeToString
     )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(SERVICE, {"Compute": handler}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"serving on 127.0.0.1:{port} ", file=sys.stderr)
-    await server.wait_for_termination()
+    asyncio.run(serve(handler))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

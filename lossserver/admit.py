@@ -113,11 +113,12 @@ class Admission:
 
 
 class Place:
-    """What one call takes up, from its beginning until its reply has been sent or it was lost."""
+    """What one call takes up, until its reply has been sent or it was lost, and no thread has it."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._size = 0
+        self._holders = 1
 
     def enter(self, size: int, remaining: float | None) -> None:
         """Hold room for the call's message of `size` bytes, with `remaining` seconds to its deadline.
@@ -129,6 +130,12 @@ class Place:
         self._admission.bytes += size
         self._size = size
 
+    def hold(self) -> None:
+        """Note that the call's message is in the hands of one more, who is to call `end`, too."""
+        self._holders += 1
+
     def end(self, *_: object) -> None:
-        """Give it all back. Called once, by gRPC, with the call's context."""
-        self._admission.end(self._size)
+        """Give it all back if nobody else holds it. Called by gRPC, with the call's context."""
+        self._holders -= 1
+        if not self._holders:
+            self._admission.end(self._size)

@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, get_origin
 
@@ -21,6 +22,21 @@ from lossserver.bench.options import Options
 from lossserver.config import Config, Listen
 
 PREFIX = "LOSSSERVER_"
+
+
+class Line(logging.Formatter):
+    """A line of the log: date, time, level, text. A second's date and time are made once."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._second = ("", 0)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """The time as logging writes it by default."""
+        second = int(record.created)
+        if self._second[1] != second:
+            self._second = time.strftime(self.default_time_format, time.localtime(second)), second
+        return f"{self._second[0]},{int(record.msecs):03d}"
 
 
 def serve(config: Config) -> int:
@@ -33,9 +49,12 @@ def serve(config: Config) -> int:
     from lossserver.restart import LostAgainError  # noqa: PLC0415
     from lossserver.server import serve as run  # noqa: PLC0415
 
-    # What the format does not show need not be found out for each line.
+    # What a line does not show need not be found out for it.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logging._srcfile = None  # noqa: SLF001  (as logging's own page advises)
+    handler = logging.StreamHandler()
+    handler.setFormatter(Line())
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     try:
         restart = asyncio.run(run(config))
         if restart is not None:
@@ -98,7 +117,7 @@ def bench(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     Without --target it starts a server of its own, which reads LOSSSERVER_<OPTION> as any does.
     """
     from lossserver.bench.calls import CallError  # noqa: PLC0415
-    from lossserver.bench.run import BenchError  # noqa: PLC0415
+    from lossserver.bench.child import BenchError  # noqa: PLC0415
     from lossserver.bench.run import run as measure  # noqa: PLC0415
 
     try:

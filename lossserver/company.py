@@ -21,6 +21,9 @@ from lossserver.tree import precision, tensors, zip_tensors
 #: 0: none; 1: one a row; 2: one an element.
 Weighs = Literal[0, 1, 2]
 
+#: What every dtype that is computed in can hold.
+_LARGE = 3e38
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Company:
@@ -122,7 +125,7 @@ def weights(own: Company) -> list[Tensor]:
 def scales(own: Company) -> Tensor:
     """Everybody's loss_weight / divisor · upstream, one a row."""
     each = [end.scale * (1.0 if end.upstream is None else float(end.upstream)) for end in own.ends]
-    if len(each) == 1:
+    if len(each) == 1 and abs(each[0]) < _LARGE:  # torch refuses what numpy makes infinite
         return torch.full(column(own.rows[0].shape), each[0], dtype=own.dtype)
     # By numpy: torch's own, however few there are, wakes all of its threads.
     repeated = np.repeat(np.array(each), own.sizes)

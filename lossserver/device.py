@@ -52,6 +52,8 @@ def warm(device: torch.device) -> None:
 
 def settle_in(device: torch.device, threads: int) -> None:
     """Make a device the calling thread's own, and give the thread its share of the CPU."""
+    # torch gives a thread, when it first asks, the number that was set last anywhere: the loop's 1.
+    torch.get_num_threads()
     torch.set_num_threads(threads)
     if device != CPU:
         # A kernel that is not torch's own goes to whichever device is current.

@@ -54,7 +54,7 @@ class Job:
             return self.key
         shapes = tuple(tensor.shape for tensor in tensors(dict(self.call.inputs)))
         # One config makes one loss for as long as decode remembers it.
-        return self.name, id(self.loss), self.call.wrt, shapes
+        return self.name, self.loss.number, self.call.wrt, shapes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

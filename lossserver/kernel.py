@@ -1,24 +1,16 @@
-"""A fused function as machine code: made by Inductor in a process of its own, loaded into this one.
-
-Making one takes seconds of a core and the interpreter's lock of whoever does it, so
-it is done elsewhere: `python -m lossserver.kernel DIRECTORY` reads a Recipe, makes
-the kernel, compares it with eager torch on the recipe's example, and only then
-leaves it in the directory. A kernel that fails, crashes or disagrees there has
-hurt nobody.
+"""A fused function as machine code, loaded into this process: make_kernel.py left it in a directory.
 
 On the CPU a large kernel is called through its C interface, not through torch's
 binding of it: that binding holds the interpreter's lock while the kernel runs, and
 the event loop would answer nobody meanwhile.
 """
 
+import contextlib
 import ctypes
+import inspect
 import json
-import os
-import pickle
-import sys
 import threading
 import weakref
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +21,6 @@ from torch import Tensor
 
 from lossserver.fuse import Fused
 
-#: Relative to the largest value of a tensor. Kernels round otherwise than eager torch, by a few ulp.
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-#: Rows of the examples that a kernel is compared on: one vector and less, several, several threads.
-SIZES = (2, 3, 67, 2051)
-
-#: Elements of such an example's largest tensor, unless two rows have more: a row may be a whole image.
-LARGEST = 1 << 20
-
 #: Makes a kernel of the tensors it is given: values, then gradients, None where none reaches.
 Kernel = Callable[[Sequence[Tensor]], list[Tensor | None]]
 
@@ -45,11 +28,8 @@ Kernel = Callable[[Sequence[Tensor]], list[Tensor | None]]
 #: some 0.4 ms in which no other thread gets a word in.
 BRIEF = 1 << 17
 
-_NAME = "kernel"
-
-
-class DisagreesError(Exception):
-    """A kernel gives other values than eager torch."""
+#: Runs of one kernel at a time: the event loop's and the worker's.
+RUNNERS = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,15 +47,15 @@ class Recipe:
     device: str
 
 
-def load(directory: Path) -> Kernel:
-    """The kernel that was left in a directory.
+def load(directory: Path, device: torch.device) -> Kernel:
+    """The kernel that was left in a directory, to run on that device.
 
     Raises:
         OSError, ValueError, RuntimeError: it cannot be loaded.
     """
     told = json.loads((directory / "kernel.json").read_text())
-    package = directory / f"{_NAME}.pt2"
-    run = _Library(directory / f"{_NAME}.so") if told["device"] == "cpu" else _loaded(package)
+    file = directory / told["file"]
+    run = _Library(file) if device.type == "cpu" else _loaded(file, device)
     reached: list[bool] = told["reached"]
 
     def kernel(arguments: Sequence[Tensor]) -> list[Tensor | None]:
@@ -86,8 +66,17 @@ def load(directory: Path) -> Kernel:
     return kernel
 
 
-def _loaded(package: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
-    run: Callable[..., Sequence[Tensor]] = torch._inductor.aoti_load_package(str(package))  # noqa: SLF001  (its public name)
+def _loaded(package: Path, device: torch.device) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    from torch._inductor.package.package import load_package  # noqa: PLC0415  (a second to import)
+
+    index = -1 if device.index is None else device.index
+    known = inspect.signature(load_package).parameters
+    wanted: dict[str, Any] = {"num_runners": RUNNERS, "device_index": index}
+    # A torch that cannot be told the index loads it on the current device.
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        run: Callable[..., Sequence[Tensor]] = load_package(
+            str(package), **{name: value for name, value in wanted.items() if name in known}
+        )
     return lambda arguments: run(*arguments)
 
 
@@ -99,8 +88,8 @@ class _Library:
         self._counted = threading.local()
         self._brief = _aoti.AOTIModelContainerRunnerCpu(str(path), 1)
         self._handle = ctypes.c_void_p()
-        # As many at once as may compute: the event loop and the worker's thread.
-        self._call("CreateWithDevice", ctypes.byref(self._handle), ctypes.c_size_t(2), b"cpu", None)
+        runners = ctypes.c_size_t(RUNNERS)
+        self._call("CreateWithDevice", ctypes.byref(self._handle), runners, b"cpu", None)
         count = ctypes.c_size_t()
         self._call("GetNumOutputs", self._handle, ctypes.byref(count))
         self._outputs = count.value
@@ -147,129 +136,3 @@ _content.argtypes = [ctypes.py_object, ctypes.c_char_p]
 def _pointer(capsule: Any) -> int | None:
     pointer: int | None = _content(capsule, None)
     return pointer
-
-
-def make(recipe: Recipe, directory: Path) -> None:
-    """Make the kernel, compare it with eager torch, and leave it in the directory.
-
-    Raises:
-        DisagreesError: it gives other values.
-        Exception: whatever Inductor raises of a formula it cannot compile.
-    """
-    from torch._inductor import aoti_compile_and_package  # noqa: PLC0415  (a second of importing)
-
-    example = [one.to(recipe.device) for one in recipe.example]
-    arguments = tiled(example, _odd(example))
-    reached = [one is not None for one in recipe.fused(*tiled(example, 2))[1:]]
-    program = _exported(recipe.fused, arguments)
-    package = directory / f"{_NAME}.pt2"
-    aoti_compile_and_package(program, package_path=str(package), inductor_configs=_options())
-    if recipe.device == "cpu":
-        _extract(package)
-    told = {"device": recipe.device, "reached": reached}
-    (directory / "kernel.json").write_text(json.dumps(told))
-    compare(load(directory), recipe.fused, example)
-
-
-def _exported(fused: Fused, arguments: list[Tensor]) -> Any:
-    """The function as a graph of torch's operations, for any number of rows."""
-    from torch.fx.experimental.proxy_tensor import make_fx  # noqa: PLC0415
-
-    def reaching(*given: Tensor) -> list[Tensor]:
-        return [one for one in fused(*given) if one is not None]
-
-    graph = make_fx(reaching, tracing_mode="symbolic")(*arguments)
-    rows = torch.export.Dim("rows", min=2)
-    return torch.export.export(
-        graph, tuple(arguments), dynamic_shapes=tuple({0: rows} for _ in arguments)
-    )
-
-
-def _options() -> dict[str, Any]:
-    import torch._inductor.config as known  # noqa: PLC0415
-
-    # What calls the kernels gains nothing by optimisation, which took longer than the kernels.
-    wanted = {"cpp.dynamic_threads": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
-    return {name: value for name, value in wanted.items() if name in known.get_config_copy()}
-
-
-def _extract(package: Path) -> None:
-    """Leave the library of a package in its place.
-
-    Raises:
-        ValueError: it calls operations that only torch's own loader could provide.
-    """
-    with zipfile.ZipFile(package) as archive:
-        names = archive.namelist()
-        source = next(name for name in names if name.endswith("wrapper.cpp"))
-        if b"proxy_executor_call" in archive.read(source):
-            raise ValueError("a part of the formula has no C interface")
-        library = next(name for name in names if name.endswith("wrapper.so"))
-        package.with_suffix(".so").write_bytes(archive.read(library))
-    package.unlink()
-
-
-def compare(kernel: Kernel, fused: Fused, example: Sequence[Tensor]) -> None:
-    """Refuse a kernel that differs from eager torch on the example, made of several sizes.
-
-    Raises:
-        DisagreesError: it does.
-    """
-    most = max(2, LARGEST // max(1, *(one[0].numel() for one in example)))
-    for rows in sorted({min(rows, most) for rows in SIZES}):
-        arguments = tiled(example, rows)
-        for kind in ("as sent", "with a NaN"):
-            if kind == "with a NaN":
-                arguments[0] = _spoilt(arguments[0])
-            expected = fused(*arguments)
-            for index, (own, other) in enumerate(zip(kernel(arguments), expected, strict=True)):
-                if not _agree(own, other):
-                    raise DisagreesError(f"answer {index} of {rows} rows, {kind}")
-
-
-def _agree(own: Tensor | None, other: Tensor | None) -> bool:
-    if own is None or other is None:
-        return own is other
-    if own.shape != other.shape or own.dtype != other.dtype:
-        return False
-    finite = other.isfinite()
-    scale = float(other[finite].abs().max()) if bool(finite.any()) else 0.0
-    tolerance = TOLERANCE[other.dtype]
-    return torch.allclose(own, other, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
-
-
-def _spoilt(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    spoilt = tensor.clone()
-    spoilt[1] = torch.nan
-    return spoilt
-
-
-def tiled(example: Sequence[Tensor], rows: int) -> list[Tensor]:
-    """The example's rows again and again, until there are so many."""
-    places = torch.arange(rows, device=example[0].device) % len(example[0])
-    return [one[places] for one in example]
-
-
-def _odd(example: Sequence[Tensor]) -> int:
-    """A number of rows that is no other extent: tracing takes equal extents for one."""
-    taken = {extent for one in example for extent in one.shape[1:]}
-    return next(rows for rows in range(37, 37 + len(taken) + 1) if rows not in taken)
-
-
-def main() -> None:
-    """Make the kernel of the Recipe on standard input; say on the last line of stderr why not."""
-    os.nice(10)
-    torch.set_num_threads(1)
-    # From this project's own server, which started this process with a pipe of its own.
-    recipe: Recipe = pickle.load(sys.stdin.buffer)  # noqa: S301
-    try:
-        make(recipe, Path(sys.argv[1]))
-    except Exception as error:  # noqa: BLE001  (Inductor raises anything)
-        first = (str(error).strip() or "no text").splitlines()[0]
-        sys.exit(f"{type(error).__name__}: {first[:300]}")
-
-
-if __name__ == "__main__":
-    main()

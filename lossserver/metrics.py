@@ -1,6 +1,6 @@
 """What the server counts: every name, its labels and its meaning in one table.
 
-    metrics.called("FocalLoss", "OK", 0.0031)
+    metrics.called("FocalLoss", "OK")
     metrics.batched(jobs=17, elements=2560, seconds=0.0021)
 
 A label is one of a fixed set of words, a device of ours, or a name in the

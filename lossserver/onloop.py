@@ -3,7 +3,8 @@
 There a second thread costs more than it gives: each of the sixty or so torch
 operations of a small loss lets go of the interpreter's lock and waits for the
 loop to yield it again. A lone small job is computed where it arrived; where
-company is in sight it waits a moment for it (docs/decisions/0004).
+company is in sight it waits a moment for it (docs/decisions/0004), until as many
+are there as lately went together.
 """
 
 import asyncio
@@ -36,6 +37,10 @@ ENOUGH = 0.005
 #: Seconds after a batch of several for which more company is expected: callers who got their
 #: answers together will soon ask together again.
 BUSY = 0.02
+
+#: Batches of several, the largest of which tells how many callers there are: once as many wait, all
+#: are back.
+LATELY = 4
 
 #: Seconds for which a message is expected once its call was accepted: longer, and it is a large
 #: one or a slow line, which is nobody else's reason to wait.
@@ -75,6 +80,7 @@ class OnLoop:
         self._coming: deque[float] = deque(maxlen=MANY)
         self._news = False
         self._busy_until = 0.0
+        self._lately: deque[int] = deque([2], maxlen=LATELY)
 
     def expect(self) -> None:
         """Note that a call was accepted, whose message is still to come."""
@@ -94,7 +100,7 @@ class OnLoop:
         self.waiting.put(job, job.arrived)
         self._news = True
         # A look may be set for when the oldest has waited max_wait; this one may fill the batch.
-        if self._look is None or self._waits:
+        if self._look is None or self._waits or self._all_back():
             self._look_now()
 
     def hurry(self) -> None:
@@ -121,7 +127,12 @@ class OnLoop:
             return
         if due > now:
             self._look = self._loop.call_later(due - now, self._gather)
-        elif self._news and now - due < ENOUGH and self._company(len(self.waiting), now):
+        elif (
+            self._news
+            and now - due < ENOUGH
+            and not self._all_back()
+            and self._company(len(self.waiting), now)
+        ):
             self._news = False
             self._look = self._loop.call_later(QUIET, self._gather)
         else:
@@ -130,7 +141,12 @@ class OnLoop:
             self._late(self.waiting.late())
             self._go(batch)
             if len(batch) > 1:
+                self._lately.append(len(batch))
                 self._busy_until = time.monotonic() + BUSY
+
+    def _all_back(self) -> bool:
+        """Whether as many wait as lately went together, and no other is about to come."""
+        return not self._coming and len(self.waiting) >= max(self._lately)
 
     def _company(self, waiting: int, now: float) -> bool:
         """Whether more small jobs are likely to come in a moment, and there is room for them."""

@@ -23,17 +23,15 @@ from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import MAX_DEPTH, Reader
 
-#: Bytes of a config. The longest in use, a class_weight of LVIS's 1,203 classes, has 14 KiB; and
-#: a thousand built losses are kept.
+#: Bytes of a config. The longest in use, a class_weight of LVIS's 1,203 classes, has 14 KiB.
 MAX_CONFIG = 1 << 16
 
-#: Bytes of a header that is remembered, and how many are: 4 MiB, and their trees.
+#: Bytes and tensors of a header that is remembered; 1,024 are: some 10 MB.
 MAX_REMEMBERED = 1 << 12
-REMEMBERED = 1024
+MAX_TENSORS = 16
 
 #: The wire's priorities as a job's, 0 before 1 before 2; what it does not know is 1, the usual.
-USUAL = 1
-PRIORITIES = {pb.PRIORITY_HIGH: 0, pb.PRIORITY_UNSPECIFIED: USUAL, pb.PRIORITY_LOW: 2}
+PRIORITIES = {pb.PRIORITY_HIGH: 0, pb.PRIORITY_UNSPECIFIED: 1, pb.PRIORITY_LOW: 2}
 
 #: Names of `Call`'s own options; what is refused of them is the spec's fault, not a tensor's.
 _OPTIONS = {"reduction_override", "avg_factor", "wrt", "ignore_index", "inputs", "state"}
@@ -97,13 +95,14 @@ def outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
     Raises:
         RequestError: whatever is wrong with it, but for the values of tensors.
     """
-    look = _outline if len(serialised) > MAX_REMEMBERED else _remembered
-    return look(serialised, lengths)
+    if len(serialised) > MAX_REMEMBERED or len(lengths) > MAX_TENSORS:
+        return _outline(serialised, lengths)
+    return _remembered(serialised, lengths)
 
 
 def _outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
     header = _header(serialised)
-    name, loss = loss_of(header)
+    name, loss = _loss_of(header)
     sources: list[tuple[str, tuple[int, ...], int]] = []
 
     def blank_of(given: TensorBytes) -> Tensor:
@@ -123,7 +122,7 @@ def _outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
     return Outline(
         name=name,
         loss=loss,
-        priority=PRIORITIES.get(header.priority, USUAL),
+        priority=PRIORITIES.get(header.priority, 1),
         blank=blank,
         sources=sources,
         elements=sum(tensor.numel() for tensor in tensors(dict(blank.inputs))),
@@ -131,7 +130,7 @@ def _outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
     )
 
 
-_remembered = functools.lru_cache(maxsize=REMEMBERED)(_outline)
+_remembered = functools.lru_cache(maxsize=1024)(_outline)
 
 
 def _header(serialised: bytes) -> pb.ComputeHeader:
@@ -146,7 +145,7 @@ def _header(serialised: bytes) -> pb.ComputeHeader:
         ) from None
 
 
-def loss_of(header: pb.ComputeHeader) -> tuple[str, Loss]:
+def _loss_of(header: pb.ComputeHeader) -> tuple[str, Loss]:
     config = header.config.SerializeToString(deterministic=True)
     if len(config) > MAX_CONFIG:
         raise SpecError(

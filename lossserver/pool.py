@@ -36,6 +36,9 @@ from lossserver.worker import Batch, Worker
 
 log = logging.getLogger("lossserver")
 
+#: Workers that may die with empty hands and be replaced: our own fault, it might go on for ever.
+REPLACED = 10
+
 
 class Pool:
     """The workers of a server, and what waits for them.
@@ -79,6 +82,7 @@ class Pool:
         self._again: deque[Sequence[Job]] = deque()
         self._workers: list[Worker] = []
         self._lost: set[torch.device] = set()
+        self._left = REPLACED
         self._stopping = False
         metrics.queue_jobs.watch(lambda: self.waiting)
         metrics.queue_elements.watch(
@@ -136,15 +140,23 @@ class Pool:
             self._queue.hurry()
             self._wake.notify_all()
 
-    def stop(self) -> None:
-        """Compute what waits, then end the threads."""
+    def stop(self, timeout: float = threading.TIMEOUT_MAX) -> bool:
+        """Compute what waits, then end the threads; whether they ended within so many seconds."""
+        end = time.monotonic() + timeout
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
-        while workers := tuple(self._workers):
+        while workers := self._all():
             for worker in workers:
-                worker.join()
+                worker.join(max(0.0, end - time.monotonic()))
+            if time.monotonic() >= end:
+                return not self._all()
         torch.set_num_threads(self._threads)
+        return True
+
+    def _all(self) -> tuple[Worker, ...]:
+        with self._wake:  # one that takes another's place is started under it
+            return tuple(self._workers)
 
     def next(self, worker: Worker, *, wait: bool = True) -> Batch | None:
         """The next batch for a worker; None if it is to end, or there is none and it does not wait."""
@@ -210,11 +222,13 @@ class Pool:
         # Without a job in its hands it died of what is wrong with us, and would again.
         if isinstance(why, LostError) or not unanswered:
             self._lost.add(device)
-            self._loop.call_soon_threadsafe(self._on_lost, device)
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._on_lost, device)
         else:
             self._replace(device)
         self._again.extend(unanswered)
-        if unanswered or device != CPU:
+        self._left -= not unanswered
+        if unanswered or self._left > 0:
             self._replace(CPU)
         self._wake.notify_all()
 

@@ -10,14 +10,14 @@ import time
 from dataclasses import replace
 
 import grpc
-import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lossserver.admit import Admission, Limits
-from lossserver.compile import Kernels
+from lossserver.compile import opened
 from lossserver.config import Config, Listen, check_reach
 from lossserver.device import open_devices, warm
+from lossserver.ending import Ending, drain, stop, unless
 from lossserver.metrics import Metrics, exposed
 from lossserver.pool import Pool
 from lossserver.restart import Restart
@@ -25,9 +25,6 @@ from lossserver.service import NAME, LossService
 from lossserver.warm import warm as warm_kernels
 
 log = logging.getLogger("lossserver")
-
-#: Seconds that whoever is still connected has to leave once no call is open.
-FAREWELL = 0.5
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -54,36 +51,36 @@ async def serve(config: Config) -> Restart | None:
     for name in before.names():
         metrics.restarted(name)
     devices = open_devices(config.device)
-    around = contextlib.ExitStack()
-    kernels = None
-    if config.fusing.compile == "auto":
-        kernels = around.enter_context(Kernels(config.fusing, metrics))
-    pool = Pool(devices, config.batch, loop, metrics=metrics, kernels=kernels, on_lost=ending.lose)
     admission = Admission(config.limits)
-    service = LossService(pool, admission, config.limits, metrics)
-    server, healthy = offer(service, config.limits)
-    listen = replace(config.listen, port=before.port or config.listen.port)
-    port = bind(server, listen)
-    around.enter_context(exposed(metrics, config.scrape, config.listen))
+    with contextlib.ExitStack() as around:
+        kernels = around.enter_context(opened(config.fusing, metrics))
+        pool = Pool(
+            devices, config.batch, loop, metrics=metrics, kernels=kernels, on_lost=ending.lose
+        )
+        service = LossService(pool, admission, config.limits, metrics)
+        server, healthy = offer(service, config.limits)
+        listen = replace(config.listen, port=before.port or config.listen.port)
+        port = bind(server, listen)
+        around.enter_context(exposed(metrics, config.scrape, config.listen))
 
-    pool.start()
-    for device in devices:
-        warm(device)
-    if kernels is not None and config.fusing.warm:
-        warm_kernels(config.fusing.warm, kernels, devices)
-    await begin(server, healthy)
-    began = time.monotonic()
-    log.info("serving on %s:%d device=%s", listen.host, port, ",".join(map(str, devices)))
+        pool.start()
+        for device in devices:
+            warm(device)
+        if kernels is not None and config.fusing.warm:
+            await unless(ending.near, warm_kernels, config.fusing.warm, kernels, devices)
+        await begin(server, healthy)
+        began = time.monotonic()
+        log.info("serving on %s:%d device=%s", listen.host, port, ",".join(map(str, devices)))
 
-    await ending.near.wait()
-    served = time.monotonic() - began
-    log.info("draining timeout=%s", config.ending.drain_timeout)
-    await healthy.enter_graceful_shutdown()
-    admission.draining = True
-    pool.hurry()
-    await drain(server, admission, ending.at_once, config.ending.drain_timeout)
-    pool.stop()
-    around.close()
+        await ending.near.wait()
+        served = time.monotonic() - began
+        end = time.monotonic() + config.ending.drain_timeout
+        log.info("draining timeout=%s", config.ending.drain_timeout)
+        await healthy.enter_graceful_shutdown()
+        admission.draining = True
+        pool.hurry()
+        await drain(server, admission, ending.at_once, config.ending.drain_timeout)
+        await stop(pool, ending.at_once, end)
     log.info("stopped")
     return None if ending.wished else before.after(str(ending.lost), port, served)
 
@@ -104,6 +101,10 @@ def offer(
             # A caller whose machine is gone must not hold its calls for ever.
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 60_000),
+            # Nor one that is there and never reads its reply. Others open a new connection meanwhile,
+            # and notice nothing.
+            ("grpc.max_connection_age_ms", 3_600_000),
+            ("grpc.max_connection_age_grace_ms", 600_000),
         ]
     )
     server.add_generic_rpc_handlers((service.handler(),))
@@ -124,64 +125,6 @@ async def begin(server: grpc.aio.Server, healthy: health.aio.HealthServicer) -> 
     # held up a call for 0.15 s now and then.
     gc.collect()
     gc.freeze()
-
-
-class Ending:
-    """Whether the server is to end, and why.
-
-    Attributes:
-        near: set once it is to end.
-        at_once: set once it is not to wait for calls in flight.
-        wished: it was told to stop; then it does, whatever else happened.
-        lost: the device that was lost first.
-    """
-
-    def __init__(self) -> None:
-        self.near = asyncio.Event()
-        self.at_once = asyncio.Event()
-        self.wished = False
-        self.lost: torch.device | None = None
-
-    def stop(self) -> None:
-        """Take note of a signal to stop."""
-        if self.wished:
-            self.at_once.set()
-        self.wished = True
-        self.near.set()
-
-    def lose(self, device: torch.device) -> None:
-        """Take note that a device is lost."""
-        self.lost = self.lost or device
-        self.near.set()
-
-
-async def drain(
-    server: grpc.aio.Server,
-    admission: Admission,
-    at_once: asyncio.Event,
-    timeout: float,  # noqa: ASYNC109  (an option of the server, not of this function)
-) -> None:
-    """Stop the server once no call is open, `at_once` is set or `timeout` seconds are over.
-
-    Not once nothing is open: whoever watches our health, as load balancers do,
-    would hold us up until the time is over.
-    """
-    stopping = asyncio.create_task(server.stop(timeout))
-    ends = [asyncio.create_task(one) for one in (_quiet(admission), at_once.wait())]
-    await asyncio.wait([stopping, *ends], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    for task in ends:
-        task.cancel()
-    await server.stop(0 if at_once.is_set() else FAREWELL)
-    await stopping
-
-
-async def _quiet(admission: Admission) -> None:
-    """Wait until no call is open, and none begins that gRPC accepted before it was told to stop."""
-    while True:
-        await admission.empty()
-        await asyncio.sleep(FAREWELL)
-        if not admission.calls:
-            return
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -1,11 +1,12 @@
 """The servicer: a few lines a call, and the one place where an exception becomes a status."""
 
 import asyncio
+import functools
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from grpc.aio import ServicerContext
@@ -43,6 +44,8 @@ NAME = "losswire.v1.LossService"
 LARGE = 1 << 20
 
 Context = ServicerContext[Any, Any]
+
+T = TypeVar("T")
 
 #: Of unary and streaming methods alike; grpcio's own class takes no type parameters at run time.
 MethodHandler = Any
@@ -99,15 +102,16 @@ class LossService:
         parts = opened(message)
         aside = len(message) >= LARGE or parts.slow
         tenant = _tenant(context, peer)
-        job = await _off_loop(aside, decode, parts, deadline, future, tenant)
-        del message, parts  # its tensors are the job's now
+        work = functools.partial(decode, parts, deadline, future, tenant)
+        job = await _aside(work, place) if aside else work()
+        del message, parts, work  # its tensors are the job's now
         account.job = job
         account.decode = time.perf_counter() - started
         self._pool.put(job)
         result = account.result = await future
         computed = time.perf_counter()
-        aside = _bytes_of(result) >= LARGE
-        reply: bytes = await _off_loop(aside, encode, result, account.decode)
+        pack = functools.partial(encode, result, account.decode)
+        reply = await _aside(pack, place) if _bytes_of(result) >= LARGE else pack()
         ended = time.perf_counter()
         account.encode, account.total = ended - computed, ended - started
         return reply
@@ -131,11 +135,11 @@ class LossService:
         )
         yield b""
 
-    async def list_losses(self, _: bytes, __: Context) -> bytes:
+    async def list_losses(self, _: object, __: Context) -> bytes:
         """The catalogue."""
         return catalogue().SerializeToString()
 
-    async def get_server(self, _: bytes, __: Context) -> bytes:
+    async def get_server(self, _: object, __: Context) -> bytes:
         """What this server is and accepts."""
         limits = pb.Limits(
             max_message_bytes=self._limits.max_message_bytes,
@@ -151,15 +155,17 @@ class LossService:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service for a gRPC server. Messages stay bytes: what cannot be read is ours to say."""
+        # A caller sees no difference; but a message of a unary call is here before we are asked.
+        unary: Any = grpc.stream_unary_rpc_method_handler
         stream: Any = grpc.stream_stream_rpc_method_handler(self.not_served)
         return _Handler(
             {
-                # A caller sees no difference; but a message of a unary call is here before we are asked.
-                "Compute": grpc.stream_unary_rpc_method_handler(self.compute),
+                "Compute": unary(self.compute),
                 "ComputeStream": stream,
                 "ComputeLarge": stream,
-                "ListLosses": grpc.unary_unary_rpc_method_handler(self.list_losses),
-                "GetServer": grpc.unary_unary_rpc_method_handler(self.get_server),
+                # There is nothing in these requests to be read.
+                "ListLosses": unary(self.list_losses),
+                "GetServer": unary(self.get_server),
             },
             self._pool.expect,
         )
@@ -190,9 +196,19 @@ def _bytes_of(result: Result) -> int:
     return sum(t.nbytes for t in tensors([dict(computed.losses), dict(computed.grads)]))
 
 
-async def _off_loop(aside: bool, work: Callable[..., Any], *args: Any) -> Any:
-    """`work(*args)`; in a thread if it may take long."""
-    return await asyncio.to_thread(work, *args) if aside else work(*args)
+async def _aside(work: Callable[[], T], place: Place) -> T:
+    """`work()` in a thread, which holds the call's place until it is done, also if nobody waits."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    place.hold()
+    working.add_done_callback(place.end)
+    working.add_done_callback(_seen)
+    return await asyncio.shield(working)
+
+
+def _seen(work: "asyncio.Future[Any]") -> None:
+    """Take note of what a thread raised: asyncio would log what nobody has waited for."""
+    if not work.cancelled():
+        work.exception()
 
 
 async def _abort(context: Context, error: Exception, account: Account | None) -> NoReturn:

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -42,9 +43,7 @@ class Shelf:
 
     Raises:
         ValueError: others may write to it, or it is another user's.
-
-    Attributes:
-        scratch: where Inductor may leave what it wants to find again.
+        OSError: nothing at all can be written here.
     """
 
     def __init__(self, given: str) -> None:
@@ -52,7 +51,8 @@ class Shelf:
         self._path = Path(given) if given else home / "lossserver" / "kernels"
         self._passing = False
         try:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for one in (*reversed(self._path.parents), self._path):
+                one.mkdir(mode=0o700, exist_ok=True)
             if not os.access(self._path, os.W_OK):
                 raise PermissionError(f"{self._path} cannot be written")
         except OSError as error:
@@ -65,10 +65,9 @@ class Shelf:
                 "kernel_cache must be a directory of ours that nobody else may write to; "
                 f"given {self._path}"
             )
-        self.scratch = self._path / "inductor"
         # What a server that was killed had been making.
         for left in self._path.glob("making-*"):
-            if time.time() - left.stat().st_mtime > STALE:
+            if 0 < _changed(left) < time.time() - STALE:
                 shutil.rmtree(left, ignore_errors=True)
 
     def place_of(self, recipe: Recipe) -> Path:
@@ -77,14 +76,21 @@ class Shelf:
 
     @contextlib.contextmanager
     def adding(self, place: Path) -> Iterator[Path]:
-        """A directory to make a kernel in; if the block ends well, it becomes the kernel's place."""
-        with tempfile.TemporaryDirectory(dir=self._path, prefix="making-") as made:
-            inner = Path(made) / "kernel"
-            inner.mkdir()
-            yield inner
-            with contextlib.suppress(OSError):
-                inner.rename(place)  # unless another server was faster; its kernel is as good
-        self._prune()
+        """A directory to make a kernel in; if the block ends well, it becomes the kernel's place.
+
+        What its parent holds besides is removed in the end, however that comes.
+        """
+        try:
+            with tempfile.TemporaryDirectory(
+                dir=self._path, prefix="making-", ignore_cleanup_errors=True
+            ) as made:
+                inner = Path(made) / "kernel"
+                inner.mkdir(mode=0o700)
+                yield inner
+                with contextlib.suppress(OSError):
+                    inner.rename(place)  # unless another server was faster; its kernel is as good
+        finally:
+            self._prune()
 
     def close(self) -> None:
         """Remove it, if it was for this run alone."""
@@ -92,13 +98,18 @@ class Shelf:
             shutil.rmtree(self._path, ignore_errors=True)
 
     def _prune(self) -> None:
-        """Remove what Inductor left beside its headers, and the oldest kernels above ON_DISK."""
-        for left in self.scratch.glob("*"):
-            if left.name != "precompiled_headers":
-                shutil.rmtree(left, ignore_errors=True)
-        kernels = sorted(self._path.glob("*/kernel.json"), key=lambda one: one.stat().st_mtime)
+        """Remove the oldest kernels above ON_DISK. Other servers may do the same."""
+        kernels = sorted(self._path.glob("*/kernel.json"), key=_changed)
         for old in kernels[: max(0, len(kernels) - ON_DISK)]:
             shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _changed(path: Path) -> float:
+    """Seconds since the epoch at which it was last changed; 0 if it is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def digest(recipe: Recipe) -> str:
@@ -108,7 +119,14 @@ def digest(recipe: Recipe) -> str:
     parts: list[Any] = [
         (lossserver.__version__, _sources(), torch.__version__, recipe.device.split(":")[0]),
         _machine(recipe.device),
-        (formula.__module__, formula.__qualname__, fused.formula, fused.names, fused.form),
+        (
+            _source(formula.__module__),
+            formula.__module__,
+            formula.__qualname__,
+            fused.formula,
+            fused.names,
+            fused.form,
+        ),
         {name: map_tensors(lambda _: "tensor", tree) for name, tree in fused.inputs.items()},
         [(str(one.dtype), tuple(one.shape[1:])) for one in recipe.example],
     ]
@@ -132,5 +150,12 @@ def _machine(device: str) -> str:
 def _sources() -> str:
     """A digest of the code that formulas are made of: who changes it must not get old kernels."""
     here = Path(__file__).parent
-    files = sorted([*here.glob("losses/*.py"), here / "fuse.py", here / "kernel.py"])
+    files = sorted([*here.glob("losses/*.py"), here / "fuse.py", here / "make_kernel.py"])
     return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()
+
+
+@cache
+def _source(module: str) -> str:
+    """A digest of the file of a formula's own module, which may be a plugin's; empty if it has none."""
+    file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lossserver.company import Company, company, divisors, lengths, scales, weights
+from lossserver.company import Company, column, company, divisors, lengths, scales, weights
 from lossserver.faults import is_full
 from lossserver.fuse import Fused, silenced, tracked
 from lossserver.job import Job
@@ -31,15 +31,15 @@ from lossserver.tree import map_tensors
 #: Rows of a batch that a kernel is made and checked with.
 EXAMPLE = 64
 
-#: Where examples are made.
-_HERE = Staging(torch.device("cpu"))
+#: Elements of such an example's largest tensor, unless two rows have more.
+LARGEST = 1 << 18
 
 
 class Kernels(Protocol):
     """Where kernels are found."""
 
-    def find(self, key: Hashable, recipe: Callable[[], Recipe]) -> Kernel | None:
-        """The kernel of that key; None while there is none."""
+    def find(self, key: Hashable, recipe: Callable[[], Recipe], tenant: str) -> Kernel | None:
+        """The kernel of that key; None while there is none, and the tenant may have ordered one."""
 
     def drop(self, key: Hashable, error: Exception) -> None:
         """Use the kernel of that key no more: it raised."""
@@ -66,8 +66,6 @@ def _recipe(own: Company, device: torch.device) -> Recipe:
     """What the batch's kernel is made of, with its first rows as the example."""
     nothing = torch.empty(0)
     first = own.rows[0]
-    here = Staging(torch.device("cpu"))
-    arguments = _sums(own, here)[0] if own.form == "sums" else _rows(own, here)[0]
     return Recipe(
         fused=Fused(
             formula=first.formula,
@@ -75,9 +73,33 @@ def _recipe(own: Company, device: torch.device) -> Recipe:
             names=own.names,
             form=own.form,
         ),
-        example=[one[:EXAMPLE].detach().clone() for one in arguments],
+        example=_example(own),
         device=str(device),
     )
+
+
+def _example(own: Company) -> list[Tensor]:
+    """The first rows, beside scales of 1, and weights or a cotangent of 1, but 0 in the first row."""
+    first = own.rows[0]
+    widest = max(1, *(leaf.shape[1:].numel() for leaf in first.leaves))
+    count = min(EXAMPLE, max(2, LARGEST // widest), sum(own.sizes))
+    shape = (count, *first.shape[1:])
+    one = torch.ones(column(shape), dtype=own.dtype)
+    end = torch.ones(column(shape) if own.weighs == 1 else shape, dtype=own.dtype)
+    end[0] = 0
+    beside = [end] if own.form == "rows" else [one, end] if own.weighs else [one]
+    return [*(placed(_first(count, parts), own.dtype) for parts in own.columns), *beside]
+
+
+def _first(count: int, parts: Sequence[Tensor]) -> Tensor:
+    """So many rows of the first callers' parts."""
+    taken: list[Tensor] = []
+    for part in parts:
+        taken.append(part[:count])
+        count -= len(taken[-1])
+        if not count:
+            break
+    return torch.cat(taken)
 
 
 def _by_kernel(own: Company, staging: Staging, kernels: Kernels) -> Found | None:
@@ -85,7 +107,8 @@ def _by_kernel(own: Company, staging: Staging, kernels: Kernels) -> Found | None
     if sum(own.sizes) < 2:
         return None  # Inductor takes an extent of 0 or 1 for a constant
     key = own.key(staging.device)
-    kernel = kernels.find(key, functools.partial(_recipe, own, staging.device))
+    recipe = functools.partial(_recipe, own, staging.device)
+    kernel = kernels.find(key, recipe, own.jobs[0].tenant)
     if kernel is None:
         return None
     arguments, answer = (_sums if own.form == "sums" else _rows)(own, staging)
@@ -94,8 +117,10 @@ def _by_kernel(own: Company, staging: Staging, kernels: Kernels) -> Found | None
     except RuntimeError as error:
         if is_full(error):
             raise  # that is the batch's fault
+        # Memory that does not suffice inside a kernel does not say so; eager torch says it.
+        instead = _eager(own, staging)
         kernels.drop(key, error)
-        return None
+        return instead
     assert values is not None  # noqa: S101  (only gradients may be absent)
     return answer(values, grads)
 

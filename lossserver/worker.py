@@ -75,9 +75,9 @@ class Worker:
         """Begin to compute."""
         self._thread.start()
 
-    def join(self) -> None:
-        """Wait until the thread has ended."""
-        self._thread.join()
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the thread has ended, or for so many seconds."""
+        self._thread.join(timeout)
 
     def _run(self) -> None:
         try:
@@ -100,7 +100,7 @@ class Worker:
         if batch is None:
             return False
         if self._way.overlaps and not batch.last:
-            begun = deque([self._begun(batch)])
+            begun = deque([_Begun(jobs=batch.jobs)])
             del batch  # others may follow for long
             self._overlap(begun)
         else:
@@ -109,25 +109,27 @@ class Worker:
 
     def _overlap(self, begun: "deque[_Begun]") -> None:
         """Finish a batch, and each that is due meanwhile, begun before the one before it is finished."""
-        while begun:
-            alone = len(begun) == 1 and begun[0].finish is not None
-            if alone and (another := self._source.next(self, wait=False)):
-                begun.append(self._begun(another))
-                continue
-            try:
-                self._finish(begun.popleft())
-            except _DiedError as death:
-                death.unanswered += [one.jobs for one in begun]
-                raise
+        try:
+            self._begin(begun[0])
+            while begun:
+                alone = len(begun) == 1 and begun[0].finish is not None
+                if alone and (another := self._source.next(self, wait=False)):
+                    begun.append(_Begun(jobs=another.jobs))
+                    self._begin(begun[-1])
+                else:
+                    self._finish(begun.popleft())
+        except _DiedError as death:
+            death.unanswered += [one.jobs for one in begun]
+            raise
+        except BaseException as error:
+            raise _DiedError([one.jobs for one in begun]) from error
 
-    def _begun(self, batch: Batch) -> "_Begun":
-        late, going = self._isolation.weed(batch.jobs)
+    def _begin(self, begun: "_Begun") -> None:
+        late, begun.jobs = self._isolation.weed(begun.jobs)
         self._settle(late)
-        begun = _Begun(jobs=going)
         # What is raised here or in finishing is raised again when the batch is computed by itself.
         with contextlib.suppress(BaseException):
-            begun.finish = self._isolation.begin(going, self._way) if going else None
-        return begun
+            begun.finish = self._isolation.begin(begun.jobs, self._way) if begun.jobs else None
 
     def _finish(self, begun: "_Begun") -> None:
         settled: Settled = []
@@ -153,7 +155,8 @@ class Worker:
             self._settle([(job, as_outcome(error)) for job in unanswered])
 
     def _settle(self, settled: Settled) -> None:
-        if settled:
+        # The loop is closed once a server does not wait for its threads any longer.
+        if settled and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(settle, settled)
 
 

@@ -3,12 +3,10 @@
 import dataclasses
 import json
 import multiprocessing
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import grpc
 
 from lossserver.bench import load, report
 from lossserver.bench.calls import message_of
+from lossserver.bench.child import BenchError, process
 from lossserver.bench.figures import added, figures, quantiles
 from lossserver.bench.load import Orders, Report
 from lossserver.bench.options import Options
@@ -27,10 +26,6 @@ AHEAD = 0.1
 
 #: Characters of the progress bar.
 WIDTH = 30
-
-
-class BenchError(RuntimeError):
-    """The run could not take place."""
 
 
 def run(options: Options) -> None:
@@ -57,7 +52,11 @@ def measured(options: Options) -> dict[str, Any]:
         BenchError: the server does not answer.
     """
     messages = tuple(message_of(call, options.seed) for call in options.call)
-    with nullcontext(options.target) if options.target else own_server() as target:
+    with (
+        nullcontext(options.target)
+        if options.target
+        else process("lossserver", "serve", "--port=0") as target
+    ):
         server = _server(target)
         reports = _sent(orders(options, target, messages), options)
     return _found(options, server, reports)
@@ -85,27 +84,6 @@ def orders(options: Options, target: str, messages: tuple[bytes, ...]) -> list[O
         )
         for i in range(count)
     ]
-
-
-@contextmanager
-def own_server() -> Iterator[str]:
-    """A server on a free port until the block ends; where it listens."""
-    command = [sys.executable, "-u", "-m", "lossserver", "serve", "--port=0"]
-    # To a file, as a service's log goes.
-    with (
-        tempfile.NamedTemporaryFile("r") as log,
-        subprocess.Popen(command, stderr=Path(log.name).open("w")) as process,  # noqa: S603
-    ):
-        said = ""
-        while "serving on " not in said or not said.endswith("\n"):
-            if process.poll() is not None:
-                raise BenchError(f"the server ended before it served:\n{said}{log.read()}")
-            time.sleep(0.05)
-            said += log.read()
-        try:
-            yield said.split("serving on ")[1].split()[0]
-        finally:
-            process.terminate()
 
 
 def _server(target: str) -> str:

@@ -11,6 +11,8 @@ tests/losses/test_contract.py holds every registered loss to what it promises.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +25,8 @@ from lossserver.registry import RefusedError
 #: Pairs (or larger tuples) that a loss which compares everything with everything may look at: 256
 #: MiB of float32, a batch of 8,192. A quadratic loss must not be asked for memory that was not sent.
 MAX_PAIRS = 1 << 26
+
+_NUMBERS = count()
 
 ONE_OF_THEM = f"must be one of {', '.join(REDUCTIONS)}"
 
@@ -69,6 +73,11 @@ class Loss(ABC):
     METRICS: ClassVar[frozenset[str]] = frozenset()
     UNREAD: ClassVar[frozenset[str]] = frozenset()
     REMEMBERS: ClassVar[bool] = False
+
+    @cached_property
+    def number(self) -> int:
+        """What no other loss of this process has had, unlike `id`."""
+        return next(_NUMBERS)
 
     @property
     def needs(self) -> frozenset[str]:

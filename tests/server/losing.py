@@ -2,11 +2,13 @@
 
 `losing.py once serve ...` loses it in the first process only, `losing.py always`
 in each that follows too. `losing.py truly` loses a CUDA device once, indeed.
+`losing.py hangs` has one that never comes to an end, from the first batch.
 """
 
 import itertools
 import os
 import sys
+import threading
 
 import torch
 
@@ -24,6 +26,9 @@ def losing() -> None:
     compute = isolate.compute
 
     def instead(*args, **named):
+        if sys.argv[1] == "hangs":
+            print("it hangs", flush=True)  # noqa: T201  (for the test)
+            threading.Event().wait()
         if next(numbers) == FATAL:
             if sys.argv[1] == "truly":
                 torch.zeros(2, device="cuda")[torch.full((1,), 9, device="cuda")].cpu()

@@ -1,9 +1,14 @@
 """lossserver.admit: who may enter."""
 
+import asyncio
+import threading
+
 import pytest
 
 from lossserver.admit import Admission, Limits
+from lossserver.service import _aside
 from losswire.errors import DeadlineError, DrainingError, MessageTooLargeError, OverloadedError
+from tests.conftest import PATIENCE
 
 LIMITS = Limits(max_message_bytes=100, max_bytes_in_flight=150, max_calls_in_flight=2)
 
@@ -86,3 +91,23 @@ def test_limits_are_checked(wrong):
     """A limit that could never work is refused when the server starts."""
     with pytest.raises(ValueError, match="must be"):
         Limits(**wrong)
+
+
+def test_a_place_is_held_until_no_thread_has_the_message(admission):
+    """A caller that goes does not make room while a thread still reads what it sent."""
+    go = threading.Event()
+
+    async def scenario():
+        place = entered(admission, 100)
+        call = asyncio.create_task(_aside(lambda: go.wait(PATIENCE), place))
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+        place.end()
+        meanwhile = admission.calls, admission.bytes
+        go.set()
+        await admission.empty()
+        return call.cancelled(), meanwhile
+
+    assert asyncio.run(scenario()) == (True, (1, 100))
+    assert (admission.calls, admission.bytes) == (0, 0)

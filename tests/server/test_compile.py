@@ -2,16 +2,18 @@
 
 import contextlib
 import json
+import os
 import shutil
 import threading
 
 import pytest
 import torch
 
-from lossserver.compile import OFTEN, Kernels
+from lossserver.compile import AGAIN, OFTEN, WAITING_PER_TENANT, Kernels
+from lossserver.compiler import BusyError
 from lossserver.compute import compute
 from lossserver.config import Fusing
-from lossserver.kernel import DisagreesError, compare
+from lossserver.make_kernel import DisagreesError, compare
 from lossserver.metrics import Metrics
 from lossserver.shelf import Shelf
 from lossserver.together import order
@@ -122,12 +124,103 @@ def test_a_broken_kernel_on_disk_is_made_anew(opened, tmp_path):
     key, recipe = order([job_of(ENTRY)], CPU)
     place = Shelf(str(tmp_path)).place_of(recipe)
     place.mkdir()
-    (place / "kernel.json").write_text('{"device": "cpu", "reached": [true]}')
+    (place / "kernel.json").write_text('{"file": "kernel.so", "reached": [true]}')
     (place / "kernel.so").write_bytes(b"\x7fELF, but no more")
     here = opened(tmp_path)
 
     assert here.kernels.prepare(key, recipe)
     assert here.count("compiled") == 1
+
+
+@needs_a_compiler
+def test_a_kernel_on_disk_that_disagrees_is_made_anew(opened, tmp_path):
+    """A formula whose code changed has its new kernel, once the old one has shown itself."""
+    _, recipe = order([job_of(ENTRY)], CPU)
+    _, other = order([job_of(ENTRY | {"config": {"type": "L1Loss"}})], CPU)
+    here = opened(tmp_path)
+    here.kernels.prepare("other", other)
+    shelf = Shelf(str(tmp_path))
+    shelf.place_of(other).rename(shelf.place_of(recipe))
+
+    assert here.kernels.prepare("key", recipe)
+    assert (here.count("compiled"), here.count("disagreed")) == (2, 0)
+
+
+class Unmade:
+    """A compiler that makes nothing until it is told to go on, and then raises."""
+
+    def __init__(self, error):
+        self.error = error
+        self.go_on = threading.Event()
+
+    def make(self, recipe, made):
+        """Raise, after a while."""
+        self.go_on.wait()
+        raise self.error
+
+    def close(self):
+        """Wait no longer."""
+        self.go_on.set()
+
+
+def test_one_tenant_cannot_keep_the_others_waiting(opened, tmp_path):
+    """Who has ordered as many kernels as one may waits; another's order is taken."""
+    _, recipe = order([job_of(ENTRY)], CPU)
+    here = opened(tmp_path)
+    here.kernels._compiler = Unmade(RuntimeError())
+
+    def ask(tenant, keys):
+        for key in range(keys):
+            for _ in range(OFTEN):
+                here.kernels.find((tenant, key), lambda: recipe, tenant)
+
+    ask("greedy", 3 * WAITING_PER_TENANT)
+
+    assert here.count("wanted") == WAITING_PER_TENANT
+
+    ask("modest", 1)
+
+    assert here.count("wanted") == WAITING_PER_TENANT + 1
+
+
+@pytest.mark.parametrize(("error", "orders"), [(BusyError(), 2), (RuntimeError(), 1)], ids=repr)
+def test_what_the_machine_was_too_busy_for_is_tried_again(opened, tmp_path, error, orders):
+    """Many batches later; what the compiler itself refused is not."""
+    _, recipe = order([job_of(ENTRY)], CPU)
+    here = opened(tmp_path)
+    here.kernels._compiler = Unmade(error)
+    here.kernels._compiler.go_on.set()
+    for _ in range(OFTEN):
+        here.kernels.find("key", lambda: recipe)
+    here.wait_for("failed")
+    for _ in range(AGAIN):
+        here.kernels.find("key", lambda: recipe)
+
+    assert here.count("wanted") == orders
+
+
+def test_a_recipe_that_raises_is_refused_once(opened):
+    """Its key waits for nothing, and eager torch stays."""
+    here = opened()
+
+    def broken():
+        raise RuntimeError("no recipe")
+
+    for _ in range(3 * OFTEN):
+        assert here.kernels.find("key", broken) is None
+
+    assert (here.count("failed"), here.kernels._making) == (1, {})
+
+
+def test_an_example_is_a_few_rows():
+    """However large the batch, and however wide its rows."""
+    sizes = {"float32[5000, 4]": 64, "float32[64, 65536]": 4}
+    for text, rows in sizes.items():
+        _, recipe = order(
+            [job_of(ENTRY | {"inputs": dict.fromkeys(("pred", "target"), text)})], CPU
+        )
+
+        assert {len(one) for one in recipe.example} == {rows}
 
 
 def test_what_cannot_be_compiled_is_not_tried_again(opened):
@@ -174,11 +267,43 @@ def test_without_a_place_to_write_kernels_last_for_this_run(tmp_path):
     blocked.write_text("")
     shelf = Shelf(str(blocked / "kernels"))
 
-    assert shelf.scratch.parent.is_dir()
+    assert shelf._path.is_dir()
 
     shelf.close()
 
-    assert not shelf.scratch.parent.exists()
+    assert not shelf._path.exists()
+
+
+def test_a_kernel_is_ours_alone_whatever_the_umask(tmp_path):
+    """Its directory and those above that had to be made may be written to by nobody else."""
+    usual = os.umask(0)
+    try:
+        shelf = Shelf(str(tmp_path / "above" / "kernels"))
+        with shelf.adding(shelf._path / "one") as made:
+            (made / "kernel.json").write_text("{}")
+    finally:
+        os.umask(usual)
+
+    for path in ("above", "above/kernels", "above/kernels/one"):
+        assert (tmp_path / path).stat().st_mode & 0o777 == 0o700
+
+
+def test_what_a_failed_compiler_leaves_is_removed(tmp_path):
+    """And nothing else of what another server is making in the same directory."""
+    shelf = Shelf(str(tmp_path))
+
+    def fail():
+        with shelf.adding(tmp_path / "mine") as made:
+            (made.parent / "inductor").mkdir()
+            raise RuntimeError
+
+    with shelf.adding(tmp_path / "theirs") as theirs:
+        (theirs / "kernel.json").write_text("{}")
+        with pytest.raises(RuntimeError):
+            fail()
+        (theirs.parent / "inductor").mkdir()
+
+    assert [one.name for one in tmp_path.iterdir()] == ["theirs"]
 
 
 @pytest.mark.parametrize(

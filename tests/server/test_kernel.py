@@ -14,9 +14,10 @@ import torch
 import lossserver.losses  # noqa: F401  (registers them)
 from lossserver import kernel as module
 from lossserver.fuse import Fused
-from lossserver.kernel import DisagreesError, Recipe, compare, load, tiled
+from lossserver.kernel import Recipe, load
 from lossserver.losses.loss import Call
 from lossserver.losses.rows import RowwiseLoss
+from lossserver.make_kernel import DisagreesError, compare, tiled
 from lossserver.registry import LOSSES
 
 # A kernel takes 15 seconds of a core, and gives way to all others.
@@ -25,6 +26,9 @@ pytestmark = pytest.mark.timeout(600)
 needs_compiler = pytest.mark.skipif(
     not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler"
 )
+
+
+CPU = torch.device("cpu")
 
 
 class Positive(RowwiseLoss):
@@ -58,7 +62,7 @@ def smooth():
 def made(recipe, directory):
     """The process that was to leave the recipe's kernel in the directory."""
     return subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "lossserver.kernel", str(directory)],
+        [sys.executable, "-m", "lossserver.make_kernel", str(directory)],
         input=pickle.dumps(recipe),
         capture_output=True,
         check=False,
@@ -79,7 +83,7 @@ def of_focal(tmp_path_factory):
 def test_it_gives_what_eager_torch_gives(of_focal):
     """For other numbers of rows than it was made of, a single vector of eight and less among them."""
     recipe, directory = of_focal
-    kernel = load(directory)
+    kernel = load(directory, CPU)
     for rows in (2, 7, 8, 1000):
         arguments = tiled(recipe.example, rows)
         for own, other in zip(kernel(arguments), recipe.fused(*arguments), strict=True):
@@ -93,7 +97,7 @@ def test_a_loss_a_row(tmp_path):
     process = made(recipe, tmp_path)
 
     assert process.returncode == 0, process.stderr.decode()
-    values, grad = load(tmp_path)(recipe.example)
+    values, grad = load(tmp_path, CPU)(recipe.example)
     expected = recipe.fused(*recipe.example)
     torch.testing.assert_close([values, grad], expected)
 
@@ -102,7 +106,7 @@ def test_a_loss_a_row(tmp_path):
 def test_no_row_feels_its_neighbour(of_focal):
     """A NaN in one row changes no bit of another."""
     recipe, directory = of_focal
-    kernel, arguments = load(directory), tiled(recipe.example, 100)
+    kernel, arguments = load(directory, CPU), tiled(recipe.example, 100)
     clean = kernel(arguments)
     arguments[0][37] = torch.nan
     others = torch.arange(100) != 37
@@ -116,7 +120,7 @@ def test_no_row_feels_its_neighbour(of_focal):
 def test_it_leaves_its_arguments_alone(of_focal):
     """It writes into nothing that it was given, and takes what is not contiguous."""
     recipe, directory = of_focal
-    kernel, arguments = load(directory), tiled(recipe.example, 64)
+    kernel, arguments = load(directory, CPU), tiled(recipe.example, 64)
     expected = kernel(arguments)
     across = [one.repeat_interleave(2, 0)[::2] for one in arguments]
     before = [one.clone() for one in across]
@@ -130,7 +134,7 @@ def test_it_leaves_its_arguments_alone(of_focal):
 def test_two_threads_at_once(of_focal):
     """The event loop and the worker may run one kernel at the same time."""
     recipe, directory = of_focal
-    kernel = load(directory)
+    kernel = load(directory, CPU)
     calls = [tiled(recipe.example, rows) for rows in (50, 700)]
     expected = [kernel(arguments) for arguments in calls]
     wrong: list[int] = []
@@ -155,7 +159,7 @@ def test_two_threads_at_once(of_focal):
 def test_nothing_is_left_behind(of_focal):
     """Two thousand runs, 80 MB of results, leave the process as large as it was."""
     recipe, directory = of_focal
-    kernel, arguments = load(directory), tiled(recipe.example, 128)
+    kernel, arguments = load(directory, CPU), tiled(recipe.example, 128)
 
     def resident():
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -174,7 +178,7 @@ def test_nothing_is_left_behind(of_focal):
 def test_others_go_on_while_it_runs(of_focal, monkeypatch):
     """It lets go of the interpreter's lock: another thread counts on."""
     recipe, directory = of_focal
-    library = module._Library(directory / "kernel.so")
+    library = module._Library(next(directory.glob("*.so")))
     arguments, call = tiled(recipe.example, 50_000), library._call
     count, done, counted = 0, threading.Event(), []
 
@@ -228,6 +232,32 @@ def test_a_nan_that_is_hidden_is_refused():
         compare(wrong, recipe.fused, recipe.example)
 
 
+def test_a_kernel_that_always_says_nan_is_refused():
+    """Even if the caller whose rows are the example sent nothing but NaN."""
+    recipe = focal()
+    recipe.example[0].fill_(torch.nan)
+
+    def wrong(arguments):
+        return [one * torch.nan for one in recipe.fused(*arguments)]
+
+    with pytest.raises(DisagreesError):
+        compare(wrong, recipe.fused, recipe.example)
+
+
+def test_a_caller_cannot_have_a_good_kernel_refused():
+    """Numbers that overflow in one order of operations and not in another decide nothing."""
+    inputs = {"pred": torch.tensor([[1e20], [1e30]]), "target": torch.zeros(2, 1)}
+    recipe = recipe_of(
+        LOSSES.build({"type": "MSELoss"}), "rows", inputs, [torch.full((2, 1), 1e10)]
+    )
+
+    def other(arguments):
+        values, grad = recipe.fused(*arguments)
+        return [values.where(values < 1e30, torch.nan), grad.where(grad < 1e30, torch.nan)]
+
+    compare(other, recipe.fused, recipe.example)
+
+
 def test_eager_agrees_with_itself():
     """What is no kernel at all is within the tolerance."""
     recipe = smooth()
@@ -244,7 +274,7 @@ def test_a_formula_without_a_known_shape(tmp_path):
     assert "Error: " in process.stderr.decode().splitlines()[-1]
     assert not list(tmp_path.iterdir())
     with pytest.raises(OSError, match=r"kernel\.json"):
-        load(tmp_path)
+        load(tmp_path, CPU)
 
 
 def test_a_row_may_be_large():

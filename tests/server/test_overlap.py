@@ -1,6 +1,7 @@
 """lossserver.worker, of a device that copies and computes at once: two batches in its hands at a time."""
 
 import asyncio
+import itertools
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import torch
 from lossserver import isolate
 from lossserver.compute import compute
 from lossserver.device import CPU
+from lossserver.isolate import Isolation
 from lossserver.onloop import SMALL
+from lossserver.pool import Pool
 from lossserver.staging import Staging
 from tests.server.jobs import job_of
 from tests.server.pools import outcomes
@@ -125,3 +128,23 @@ def test_a_device_that_is_lost_with_two_batches_in_its_hands(run):
     assert log[:4] == ["begin 0", "begin 2", "finish 0", "again on meta: 2"]
     assert log[4:] == ["again on cpu: 2"] * 3
     assert lost == [FAR]
+
+
+@pytest.mark.parametrize("name", ["next", "weed"])
+def test_a_worker_that_dies_between_two_batches(run, monkeypatch, name):
+    """What it had begun, and what it had just been given, is computed on the CPU."""
+    where = Pool if name == "next" else Isolation
+    real, times = getattr(where, name), itertools.count()
+
+    def instead(*args, **options):
+        # Of `next` the second is for a batch beside the first; of `weed` the second is of that batch.
+        if next(times) == 1:
+            raise AssertionError("ours")
+        return real(*args, **options)
+
+    monkeypatch.setattr(where, name, instead)
+    done, log, _ = run(0, 1, 2, max_jobs=1)
+
+    assert values(done) == [0, 1, 2]
+    assert log[0] == "begin 0"
+    assert "again on cpu: 1" in log

@@ -1,16 +1,20 @@
 """lossserver.pool: who computes what, together with whom, and that all that is asked is answered."""
 
 import asyncio
+import threading
 import time
 from dataclasses import replace
 
 import pytest
+import torch
 
+from lossserver import onloop
 from lossserver.device import CPU
 from lossserver.onloop import SMALL
 from lossserver.pace import DOUBT
 from losswire.errors import DeadlineError
-from tests.server.jobs import COMPUTED, THREADS, job_of
+from tests.conftest import PATIENCE
+from tests.server.jobs import COMPUTED, THREADS, Touchy, job_of
 from tests.server.pools import outcomes, pool_of
 
 either = pytest.mark.parametrize("elements", [4, SMALL + 1], ids=["loop", "thread"])
@@ -161,6 +165,32 @@ def test_a_full_batch_of_small_jobs_waits_for_nobody():
     assert [r.batch for r in asyncio.run(scenario())] == [2, 2]
 
 
+def test_when_all_are_back_nobody_is_waited_for(monkeypatch):
+    """Three who went together go as soon as three wait again, not after a while without news."""
+
+    async def scenario():
+        pool = pool_of()
+        pool.start()
+        pool.expect()  # so that the first waits for others
+        before = [job_of(value) for value in range(3)]
+        for job in before:
+            pool.put(job)
+        pool.arrived()
+        await asyncio.gather(*(job.future for job in before))
+        monkeypatch.setattr(onloop, "QUIET", 1000.0)
+        after = [job_of(value) for value in range(3)]
+        for job in after:
+            pool.put(job)
+            await asyncio.sleep(0)
+        done = await asyncio.wait_for(asyncio.gather(*(job.future for job in after)), PATIENCE)
+        pool.stop()
+        return [job.future.result().batch for job in before], [one.batch for one in done]
+
+    monkeypatch.setattr(onloop, "BUSY", 1000.0)
+
+    assert asyncio.run(scenario()) == ([3, 3, 3], [3, 3, 3])
+
+
 def test_two_devices_share_what_waits():
     """While one device is busy, the other takes the next batch; each job is computed once."""
     COMPUTED.clear()
@@ -203,3 +233,54 @@ def test_a_job_computed_alone_is_the_loop_s_if_it_is_known_to_be_brief(seconds, 
     asyncio.run(scenario())
 
     assert [thread] == THREADS
+
+
+def test_a_worker_computes_with_the_threads_it_was_given(monkeypatch):
+    """The event loop has one, and those of another thread are not its last word."""
+    before, seen = torch.get_num_threads(), []
+
+    def formula(_, pred, target):
+        # What asks torch first in a new thread is an operation that may be large enough for several.
+        torch.ones(1 << 17).exp()
+        seen.append(torch.get_num_threads())
+        return pred - target
+
+    async def scenario():
+        torch.set_num_threads(3)
+        pool = pool_of()
+        pool.start()
+        here = torch.get_num_threads()
+        job = job_of(1, elements=SMALL + 1)
+        pool.put(job)
+        await job.future
+        pool.stop()
+        return here
+
+    monkeypatch.setattr(Touchy, "formula", formula)
+    try:
+        here = asyncio.run(scenario())
+    finally:
+        torch.set_num_threads(before)
+
+    assert (here, set(seen)) == (1, {3})
+
+
+def test_a_pool_that_stops_does_not_wait_for_ever(monkeypatch):
+    """A device that hangs ends with the process; one that goes on is waited for."""
+    go = threading.Event()
+    monkeypatch.setattr(
+        Touchy, "formula", lambda _, pred, target: go.wait(PATIENCE) and pred - target
+    )
+
+    async def scenario():
+        pool = pool_of()
+        pool.start()
+        job = job_of(1, elements=SMALL + 1)
+        pool.put(job)
+        ended = [pool.stop(0.01)]
+        go.set()
+        ended.append(pool.stop(PATIENCE))
+        await job.future
+        return ended
+
+    assert asyncio.run(scenario()) == [False, True]

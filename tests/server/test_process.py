@@ -1,9 +1,11 @@
 """The server as a process: how it starts, what it says, how it ends. Real sockets, real signals."""
 
+import asyncio
 import re
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import as_completed
 
 import grpc
@@ -16,8 +18,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 import lossclient
 from lossserver.commands import _from_environment
 from lossserver.config import Config
+from lossserver.ending import unless
 from losswire.v1 import loss_pb2 as pb
 from losswire.v1 import loss_pb2_grpc
+from tests.conftest import PATIENCE
 
 FOCAL = {"type": "FocalLoss"}
 ENTROPY = {"type": "CrossEntropyLoss"}
@@ -103,6 +107,52 @@ def test_a_second_stop_does_not_wait(serve):
         server.find(re.compile("draining"))
 
         assert server.stop(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("how", ["timeout", "signal"])
+def test_a_device_that_hangs_does_not_hold_up_the_end(serve, how):
+    """When the drain's time is over, or at a second signal, nobody waits for its thread."""
+    timeout = "0.1" if how == "timeout" else "3600"
+    server = serve("--drain-timeout", timeout, program=("-m", "tests.server.losing", "hangs"))
+    pred, target = np.zeros((600, 80), np.float32), np.zeros(600, np.int64)
+    with lossclient.connect(server.target, retry=lossclient.Retry(attempts=1)) as client:
+        call = client.submit(FOCAL, pred, target)
+        server.find(re.compile("it hangs"))
+        server.process.send_signal(signal.SIGTERM)
+        server.find(re.compile("draining"))
+
+        assert (server.process.wait(PATIENCE) if how == "timeout" else server.stop()) == 0
+        assert call.exception() is not None
+    assert "is not waited for" in server.log.read_text()
+
+
+def test_what_is_not_read_does_not_come_in(serve):
+    """Methods whose requests have nothing in them answer before a message, however large, is here."""
+    server = serve("--max-message-bytes", "4000")
+    with grpc.insecure_channel(server.target) as channel:
+        for method in ("ListLosses", "GetServer"):
+            ask = channel.unary_unary(f"/losswire.v1.LossService/{method}")
+
+            assert ask(bytes(1 << 20), timeout=30)
+
+
+def test_a_server_that_is_to_end_does_not_wait_for_kernels():
+    """What warms up takes long; what it raises, its caller hears."""
+
+    async def scenario():
+        near, go = asyncio.Event(), threading.Event()
+        with pytest.raises(ValueError, match="no such list"):
+            await unless(near, refuse, "no such list")
+        asyncio.get_running_loop().call_soon(near.set)
+        await unless(near, go.wait, PATIENCE)
+        go.set()
+
+    asyncio.run(scenario())
+
+
+def refuse(text):
+    """Raise as a list does that cannot be read."""
+    raise ValueError(text)
 
 
 def test_the_health_command(server):

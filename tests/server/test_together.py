@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+from lossserver import together
 from lossserver.compute import compute
 from lossserver.tree import tensors
 from tests.losses.calls import CPU, floats, job_of, poisoned, unreduced
@@ -127,7 +128,7 @@ class Raising:
         self.error = error
         self.dropped = []
 
-    def find(self, key, recipe):
+    def find(self, key, recipe, tenant=""):
         """One that raises."""
 
         def kernel(_):
@@ -153,6 +154,31 @@ def test_a_kernel_that_raises_is_dropped_and_eager_torch_answers():
     assert not found.fused
     assert torch.equal(found.losses["loss"], expected.losses["loss"])
     assert len(kernels.dropped) == 1
+
+
+def test_memory_that_is_full_inside_a_kernel_is_no_fault_of_it(monkeypatch):
+    """It says only that it failed; where eager torch has not enough either, the kernel stays."""
+    kernels = Raising(RuntimeError("Run of a kernel gave 1"))
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(together, "_eager", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        compute([one_job()], CPU, kernels)
+
+    assert kernels.dropped == []
+
+
+def test_a_scale_beyond_the_dtype_is_infinite():
+    """Alone as in company: eager torch gives inf, and so does a kernel."""
+    config = {"type": "L1Loss", "loss_weight": 1e300}
+    job = job_of(config, {"pred": torch.rand(3, 4), "target": torch.rand(3, 4)})
+    alone, company = compute([job], CPU, AtOnce()), compute([job, job], CPU, AtOnce())
+
+    for found in (*alone, *company):
+        assert found.grads["pred"].isinf().all()
+        assert found.losses["loss"].isinf()
 
 
 def test_memory_that_does_not_suffice_is_no_fault_of_a_kernel():

@@ -11,8 +11,9 @@ from lossserver.compute import compute
 from lossserver.device import CPU
 from lossserver.metrics import Metrics
 from lossserver.onloop import SMALL
+from lossserver.pool import REPLACED
 from tests.server.jobs import job_of
-from tests.server.pools import outcomes
+from tests.server.pools import outcomes, pool_of
 
 either = pytest.mark.parametrize("elements", [4, SMALL + 1], ids=["loop", "thread"])
 
@@ -150,3 +151,32 @@ def test_memory_is_given_back_before_the_halves_are_tried(computing, monkeypatch
     assert values(done) == [0, 1, 2, 3, 4, 5]
     assert tried == [("meta", 6), ("meta", 3), ("meta", 3)]
     assert (freed, lost) == ([FAR], [])
+
+
+@pytest.mark.parametrize("deaths", [1, 1000], ids=["once", "always"])
+def test_a_worker_that_dies_with_empty_hands(computing, monkeypatch, deaths):
+    """Another takes its place, as something may wait for it; but not for ever."""
+    computing(raises(lambda: AssertionError, first=0))
+    died = []
+
+    def settle_in(*_):
+        if len(died) < deaths:
+            died.append(1)
+            raise RuntimeError("no thread settles in")
+
+    monkeypatch.setattr("lossserver.worker.settle_in", settle_in)
+    lost = []
+
+    async def scenario():
+        pool = pool_of(on_lost=lost.append)
+        job = job_of(1, elements=SMALL + 1)
+        pool.put(job)
+        pool.start()
+        pool.stop()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return job.future.done()
+
+    assert asyncio.run(scenario()) == (deaths == 1)
+    assert len(died) == min(deaths, REPLACED)
+    assert set(lost) == {CPU}

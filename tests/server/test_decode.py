@@ -1,0 +1,63 @@
+"""lossserver.decode and encode: what a header says besides, and what a reply says of how it was made."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+
+from lossclient.call import call_message
+from lossserver.decode import decode
+from lossserver.encode import encode
+from lossserver.job import Computed, Result
+from losswire import frame
+from losswire.v1 import loss_pb2 as pb
+
+HEADER = pb.ComputeHeader(
+    config=pb.Value(map_value=pb.ValueMap(entries={"type": pb.Value(string_value="L1Loss")})),
+    inputs={
+        name: pb.Value(tensor_value=pb.Tensor(dtype=pb.DTYPE_FLOAT32, shape=[2, 3], payload=i))
+        for i, name in enumerate(("pred", "target"))
+    },
+)
+
+
+def job_of(message):
+    """The job of a message, for tenant "ours"."""
+
+    async def decoded():
+        return decode(message, None, asyncio.get_running_loop().create_future(), "ours")
+
+    return asyncio.run(decoded())
+
+
+@pytest.mark.parametrize(
+    ("sent", "priority"),
+    [(pb.PRIORITY_UNSPECIFIED, 1), (pb.PRIORITY_HIGH, 0), (pb.PRIORITY_LOW, 2), (77, 1)],
+)
+def test_a_priority_of_the_wire_is_the_job_s(sent, priority):
+    """High goes before the usual, and that before low; what is not known is the usual."""
+    header = pb.ComputeHeader(priority=sent)
+    header.MergeFrom(HEADER)
+    job = job_of(frame.write(header.SerializeToString(), [bytes(24), bytes(24)]))
+
+    assert job.priority == priority
+
+
+def test_a_job_knows_whose_it_is():
+    """Fairness goes by the tenant."""
+    pred = np.zeros((2, 3), np.float32)
+
+    assert job_of(call_message({"type": "L1Loss"}, pred, pred)).tenant == "ours"
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_reply_says_whether_a_kernel_made_it(fused):
+    """Beside how long it took."""
+    computed = Computed(losses={"loss": torch.zeros(())}, grads={}, fused=fused)
+    result = Result(computed=computed, batch=3, queue=0.25, compute=0.5)
+    serialised, _ = frame.read(encode(result, 0.125))
+    timings = pb.ResultHeader.FromString(serialised).timings
+
+    assert timings.fused == fused
+    assert (timings.decode, timings.queue, timings.compute, timings.batch) == (0.125, 0.25, 0.5, 3)
