@@ -31,7 +31,7 @@ REMEMBERED = 4096
 
 #: Messages of one connection that are asked for at a time. They share its line anyway, and until
 #: they are here each may turn out to be as large as is allowed.
-TOGETHER = 32
+TOGETHER = 8
 
 #: Seconds that a message may take, and wait for its turn: our client's own timeout, if it was told
 #: none. And bytes a second beyond that, where a connection has shown that it sends so many.

@@ -16,6 +16,7 @@ from lossserver.account import Account
 from lossserver.admit import Admission, Limits, Place
 from lossserver.card import catalogue
 from lossserver.decode import decode, opened
+from lossserver.door import Door
 from lossserver.encode import encode
 from lossserver.faults import is_full, out_of_memory
 from lossserver.job import Result
@@ -64,6 +65,7 @@ class LossService:
     def __init__(self, pool: Pool, admission: Admission, limits: Limits, metrics: Metrics) -> None:
         self._pool = pool
         self._admission = admission
+        self._door = Door(time.monotonic)
         self._receiving = Receiving(limits)
         self._limits = limits
         self._metrics = metrics
@@ -77,7 +79,13 @@ class LossService:
         # gRPC keeps it longer than the call, so it must not hold the call's tensors.
         context.add_done_callback(place.end)  # type: ignore[arg-type]  # the stub's is sync gRPC's
         try:
-            reply = await self._answer(context, place, account)
+            self._admission.check()
+            peer = context.peer()
+            await self._door.enter(peer)
+            try:
+                reply = await self._answer(context, peer, place, account)
+            finally:
+                self._door.leave(peer)
             # After the reply has been handed to gRPC, who waits for it no longer waits for the log.
             asyncio.get_running_loop().call_soon(account.close, "OK")
         except asyncio.CancelledError as error:
@@ -89,9 +97,7 @@ class LossService:
             await _abort(context, error, account)
         return reply
 
-    async def _answer(self, context: Context, place: Place, account: Account) -> bytes:
-        self._admission.check()
-        peer = context.peer()
+    async def _answer(self, context: Context, peer: str, place: Place, account: Account) -> bytes:
         message = await self._receiving.message(context.read, peer)
         self._pool.arrived()
         started = time.perf_counter()
