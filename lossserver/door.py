@@ -12,7 +12,7 @@ On the event loop only; needs no lock.
 
 import asyncio
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 
 #: Calls of one tenant at a time, while others are there. Less, and nothing is left to batch; more,
@@ -33,7 +33,7 @@ class Door:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._inside: dict[str, int] = {}
-        self._outside: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._outside: dict[str, deque[asyncio.Future[None]]] = {}
         # The last to come, and the last of all others: enough to know who is not alone.
         self._last = ("", -math.inf)
         self._other = ("", -math.inf)
@@ -42,7 +42,7 @@ class Door:
         """Return as soon as it is the tenant's turn. Each that entered must leave."""
         self._came(tenant)
         if self._may_enter(tenant):
-            self._inside[tenant] = self._inside.get(tenant, 0) + 1
+            self._count(tenant)
         else:
             await self._turn(tenant)
 
@@ -66,6 +66,9 @@ class Door:
         other = self._other if self._last[0] == tenant else self._last
         return self._clock() - other[1] > THERE and tenant not in self._outside
 
+    def _count(self, tenant: str) -> None:
+        self._inside[tenant] = self._inside.get(tenant, 0) + 1
+
     async def _turn(self, tenant: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._outside.setdefault(tenant, deque()).append(turn)
@@ -82,7 +85,7 @@ class Door:
         while waiting and (waiting[0].done() or self._may_enter(tenant)):
             turn = waiting.popleft()
             if not turn.done():
-                self._inside[tenant] = self._inside.get(tenant, 0) + 1
+                self._count(tenant)
                 turn.set_result(None)
         if waiting:
             self._outside[tenant] = waiting

@@ -38,7 +38,7 @@ class Recipe:
 
     Attributes:
         fused: the function.
-        example: its arguments, of two rows at least, as a caller sent them; on the CPU.
+        example: its arguments, of two rows at least: the leaves as callers sent them; on the CPU.
         device: where the kernel is to run.
     """
 
@@ -81,7 +81,7 @@ def _loaded(package: Path, device: torch.device) -> Callable[[list[Tensor]], Seq
 
 
 class _Library:
-    """A compiled kernel of the CPU, called without the interpreter's lock."""
+    """A compiled kernel of the CPU; a large one is called without the interpreter's lock."""
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
