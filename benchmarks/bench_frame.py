@@ -23,7 +23,7 @@ def by_hand(array: np.ndarray) -> np.ndarray:
     payloads: list[bytes | memoryview] = []
     header = pb.ComputeHeader(inputs={"pred": value.pack(array, payloads)})
     message = frame.write(header.SerializeToString(), payloads)
-    serialised, views = frame.read(message)
+    serialised, views, _ = frame.read(message)
     described = pb.ComputeHeader.FromString(serialised).inputs["pred"].tensor_value
     return tensor.unpack(tensor.read(described, views, "pred"))
 

@@ -72,7 +72,7 @@ def sent(name: str, maps: dict[str, list[torch.Tensor]]) -> tuple[int, int]:
     whole = encode_call(config, {"pred": map_tensors(to_bytes, maps), "target": truth})
     sizes = [list(one.shape[2:]) for one in next(iter(maps.values()))]
     asked = {"target": truth, "featmap_sizes": sizes}
-    return len(whole), len(encode_call({"type": "Assign", "of": config}, asked, wrt=()))
+    return whole.size, encode_call({"type": "Assign", "of": config}, asked, wrt=()).size
 
 
 def main() -> None:

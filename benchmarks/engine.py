@@ -14,13 +14,14 @@ from lossserver.decode import decode
 from lossserver.job import Job
 from lossserver.metrics import Metrics
 from lossserver.together import order
+from losswire import frame
 
 CPU = torch.device("cpu")
 
 
 def job_of(call: str, seed: int) -> Job:
     """The job that a call becomes, written as for `lossserver bench`."""
-    return decode(message_of(call, seed), None, Future())  # type: ignore[arg-type]
+    return decode(frame.read(message_of(call, seed)), None, Future())  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from examples.digits.server import connected
 from examples.rectangles import SIDE, rectangles
 from lossclient import Client
+from losswire.frame import Parts
 
 BATCH, STRIDE, RATIOS = 8, 8, [0.5, 1.0, 2.0]
 SIZES = [[SIDE // STRIDE, SIDE // STRIDE]]
@@ -46,10 +47,10 @@ class Metered(Client):
 
     sent = received = 0
 
-    def send(self, message: bytes, timeout: float | None) -> bytes:
+    def send(self, parts: Parts, timeout: float | None) -> Parts:
         """As of every client."""
-        reply = super().send(message, timeout)
-        self.sent, self.received = len(message), len(reply)
+        reply = super().send(parts, timeout)
+        self.sent, self.received = parts.size, reply.size
         return reply
 
 
@@ -137,4 +138,4 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=100)
     arguments = parser.parse_args()
     with connected(arguments.target) as connection:
-        train(Metered(connection.transport), arguments.steps)
+        train(Metered(connection.planes), arguments.steps)

@@ -15,7 +15,7 @@ from lossserver.losses.loss import Call, Loss
 from lossserver.losses.rows import Rows, RowwiseLoss
 from lossserver.outline import Outline, outline, refused
 from lossserver.registry import RefusedError
-from losswire import frame
+from losswire.frame import Parts
 
 #: Bytes of a header from which a message is slow to decode however few it has: they may be a
 #: thousand values, each of which costs some microseconds, or that many small tensors to check.
@@ -31,13 +31,11 @@ class Opened(NamedTuple):
     """A message taken apart, but not looked at more than can be done in a moment.
 
     Attributes:
-        serialised: its header.
-        payloads: its tensors' bytes.
+        parts: its header, and its tensors' bytes.
         known: what the header says, if that has been looked at.
     """
 
-    serialised: bytes
-    payloads: list[memoryview]
+    parts: Parts
     known: Outline | None
 
     @property
@@ -47,31 +45,32 @@ class Opened(NamedTuple):
 
     def outline(self) -> Outline:
         """What the header says."""
-        return self.known or outline(self.serialised, tuple(map(len, self.payloads)))
+        return self.known or _outline(self.parts)
 
 
-def opened(message: bytes) -> Opened:
-    """A serialised ComputeRequest taken apart.
+def opened(parts: Parts) -> Opened:
+    """A ComputeRequest looked at, if that is done in a moment.
 
     Raises:
         RequestError: what is wrong with it, as far as it has been looked at.
     """
-    serialised, payloads = frame.read(message)
-    if len(serialised) >= WORDY:
-        return Opened(serialised, payloads, None)
-    return Opened(serialised, payloads, outline(serialised, tuple(map(len, payloads))))
+    return Opened(parts, None if len(parts.header) >= WORDY else _outline(parts))
+
+
+def _outline(parts: Parts) -> Outline:
+    return outline(parts.header, tuple(map(len, parts.payloads)))
 
 
 def decode(
-    message: Opened | bytes,
+    given: Opened | Parts,
     deadline: float | None,
     future: "asyncio.Future[Any]",
     tenant: str = "",
 ) -> Job:
-    """The job that a serialised ComputeRequest asks for.
+    """The job that a ComputeRequest asks for.
 
     Parameters:
-        message: the request's bytes, taken apart or not.
+        given: the request's parts, looked at or not.
         deadline: monotonic seconds after which the caller no longer waits.
         future: where its result is to go.
         tenant: who asks.
@@ -79,10 +78,10 @@ def decode(
     Raises:
         RequestError: whatever is wrong with it.
     """
-    if isinstance(message, bytes):
-        message = opened(message)
-    said = message.outline()
-    call = said.filled(message.payloads)
+    if isinstance(given, Parts):
+        given = opened(given)
+    said = given.outline()
+    call = said.filled(given.parts.payloads)
     try:
         rows = _rows(said.loss, call)
     except RefusedError as refusal:

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from lossserver.job import Computed, Result
 from lossserver.tree import map_tensors
-from losswire import frame, tensor, value
+from losswire import tensor, value
+from losswire.frame import Parts
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 
 
-def encode(result: Result, decode_seconds: float) -> bytes:
-    """The serialised ComputeResponse."""
+def encode(result: Result, decode_seconds: float) -> Parts:
+    """The parts of the ComputeResponse."""
     started = time.perf_counter()
     payloads: list[Buffer] = []
     header = _plain_header(result.computed, payloads) or _header(result.computed, payloads)
@@ -29,7 +30,7 @@ def encode(result: Result, decode_seconds: float) -> bytes:
         encode=time.perf_counter() - started,
     )
     # Two serialised messages in a row are one, merged.
-    return frame.write(header + pb.ResultHeader(timings=timings).SerializeToString(), payloads)
+    return Parts(header + pb.ResultHeader(timings=timings).SerializeToString(), payloads)
 
 
 def _header(computed: Computed, payloads: list[Buffer]) -> bytes:

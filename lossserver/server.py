@@ -18,6 +18,7 @@ from lossserver.compile import opened
 from lossserver.config import Config, Listen, check_reach
 from lossserver.device import open_devices, warm
 from lossserver.ending import Ending, drain, stop, unless
+from lossserver.front import Front
 from lossserver.metrics import Metrics, exposed
 from lossserver.pool import Pool
 from lossserver.restart import Restart
@@ -57,7 +58,7 @@ async def serve(config: Config) -> Restart | None:
         pool = Pool(
             devices, config.batch, loop, metrics=metrics, kernels=kernels, on_lost=ending.lose
         )
-        service = LossService(pool, admission, config.limits, metrics)
+        service = LossService(Front(pool, admission, config.limits, metrics))
         server, healthy = offer(service, config.limits)
         listen = replace(config.listen, port=before.port or config.listen.port)
         port = bind(server, listen)

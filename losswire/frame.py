@@ -4,6 +4,7 @@ ComputeRequest and ComputeResponse have the same outline:
 
     field 1   header, a message
     field 2   payloads, bytes, any number
+    field 3   elsewhere, messages: where the other payloads are
 
 Python's protobuf copies each payload when it is set, when the message is
 serialised, when it is parsed and when it is read. Here writing is one join and
@@ -12,12 +13,14 @@ ordinary protobuf library meets the same bytes (tests/wire/test_frame.py).
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from losswire.errors import MessageError
 from losswire.tensor import Buffer
 
 _HEADER = 1 << 3 | 2
 _PAYLOAD = 2 << 3 | 2
+_ELSEWHERE = 3 << 3 | 2
 _FIXED = {1: 8, 5: 4}  # wire type → length, for fields of a later version that are passed over
 
 #: Fields of one message, payloads nearly all of them; each costs an object before anything is
@@ -26,16 +29,37 @@ MAX_FIELDS = 4096
 MAX_HEADER = 1 << 20
 
 
-def write(header: bytes, payloads: Sequence[Buffer]) -> bytes:
-    """The message made of a serialised header and the payloads, copied once each."""
-    parts: list[Buffer] = [bytes((_HEADER,)) + _varint(len(header)), header]
-    for payload in payloads:
-        parts.append(bytes((_PAYLOAD,)) + _varint(len(payload)))
-        parts.append(payload)
-    return b"".join(parts)
+class Parts(NamedTuple):
+    """A call or an answer: what every way of sending one is given, and gives.
+
+    Attributes:
+        header: serialised.
+        payloads: the tensors' bytes.
+        elsewhere: of each payload that is not among these, and numbered after them, a serialised
+            Elsewhere.
+    """
+
+    header: bytes
+    payloads: Sequence[Buffer]
+    elsewhere: Sequence[Buffer] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that is here."""
+        return len(self.header) + sum(map(len, self.payloads))
 
 
-def read(message: bytes) -> tuple[bytes, list[memoryview]]:
+def write(header: bytes, payloads: Sequence[Buffer], elsewhere: Sequence[Buffer] = ()) -> bytes:
+    """The message made of these parts, copied once each."""
+    written: list[Buffer] = [bytes((_HEADER,)) + varint(len(header)), header]
+    for tag, some in ((_PAYLOAD, payloads), (_ELSEWHERE, elsewhere)):
+        for one in some:
+            written.append(bytes((tag,)) + varint(len(one)))
+            written.append(one)
+    return b"".join(written)
+
+
+def read(message: Buffer) -> Parts:
     """The serialised header, and a view of each payload.
 
     Raises:
@@ -43,20 +67,19 @@ def read(message: bytes) -> tuple[bytes, list[memoryview]]:
             fields or too large a header.
     """
     view = memoryview(message)
-    headers: list[memoryview] = []
-    payloads: list[memoryview] = []
+    found: dict[int, list[memoryview]] = {_HEADER: [], _PAYLOAD: [], _ELSEWHERE: []}
     at = fields = 0
     while at < len(view):
         fields += 1
         if fields > MAX_FIELDS:
             raise MessageError(f"a message must have at most {MAX_FIELDS} fields and payloads")
-        tag, at = _read_varint(view, at)
+        tag, at = read_varint(view, at)
         kind = tag & 7
         if kind == 0:
-            _, at = _read_varint(view, at)
+            _, at = read_varint(view, at)
             continue
         if kind == 2:
-            length, at = _read_varint(view, at)
+            length, at = read_varint(view, at)
         elif kind in _FIXED:
             length = _FIXED[kind]
         else:
@@ -65,11 +88,10 @@ def read(message: bytes) -> tuple[bytes, list[memoryview]]:
             raise MessageError(
                 "a message must be whole", given=f"{len(view) - at} of {length} bytes of a field"
             )
-        if tag == _HEADER:
-            headers.append(view[at : at + length])
-        elif tag == _PAYLOAD:
-            payloads.append(view[at : at + length])
+        if tag in found:
+            found[tag].append(view[at : at + length])
         at += length
+    headers = found[_HEADER]
     size = sum(map(len, headers))
     if size > MAX_HEADER:
         raise MessageError(
@@ -78,10 +100,11 @@ def read(message: bytes) -> tuple[bytes, list[memoryview]]:
             given=f"{size} bytes",
         )
     # A second header is merged into the first, as protobuf has it.
-    return b"".join(headers), payloads
+    return Parts(b"".join(headers), found[_PAYLOAD], found[_ELSEWHERE])
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -90,7 +113,8 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
+def read_varint(view: memoryview, at: int) -> tuple[int, int]:
+    """A number as protobuf writes it, and where it ends."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(view):

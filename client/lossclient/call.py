@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from losswire import frame, value
-from losswire.errors import InternalError, MessageError, SpecError
+from losswire import value
+from losswire.errors import InternalError, SpecError
+from losswire.frame import Parts
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
@@ -19,6 +20,23 @@ PRIORITIES = {
     "usual": pb.PRIORITY_UNSPECIFIED,
     "low": pb.PRIORITY_LOW,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a client asks of each of its calls.
+
+    Attributes:
+        priority: "high", "usual" or "low": who goes first where calls wait for a device.
+    """
+
+    priority: str = "usual"
+
+    def __post_init__(self) -> None:
+        if self.priority not in PRIORITIES:
+            raise ValueError(
+                f"priority must be one of {', '.join(PRIORITIES)}; given {self.priority!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +89,10 @@ class Result:
         return self.grads.get("pred")
 
 
+#: What a client asks for that was told nothing.
+USUAL = Terms()
+
+
 def encode_call(
     config: Mapping[str, Any],
     inputs: Mapping[str, Any],
@@ -80,9 +102,9 @@ def encode_call(
     reduction_override: str | Mapping[str, str] | None = None,
     grad_output: Any = None,
     state: Any = None,
-    priority: str = "usual",
-) -> bytes:
-    """The serialised ComputeRequest. Inputs that are None are left out.
+    terms: Terms = USUAL,
+) -> Parts:
+    """The parts of the ComputeRequest. Inputs that are None are left out.
 
     Raises:
         SpecError, TensorError: something that cannot travel.
@@ -93,7 +115,7 @@ def encode_call(
         raise SpecError("must be a text", field="reduction_override", given=reduction_override)
     payloads: list[Buffer] = []
     header = pb.ComputeHeader(
-        config=value.pack(plain(config), [], "config"), wrt=wrt, priority=PRIORITIES[priority]
+        config=value.pack(plain(config), [], "config"), wrt=wrt, priority=PRIORITIES[terms.priority]
     )
     for name, given in inputs.items():
         if given is not None:
@@ -105,7 +127,7 @@ def encode_call(
         header.grad_output.CopyFrom(value.pack(_upstream(grad_output), payloads, "grad_output"))
     if state is not None:
         header.state.CopyFrom(value.pack(state, payloads, "state"))
-    return frame.write(header.SerializeToString(), payloads)
+    return Parts(header.SerializeToString(), payloads)
 
 
 def call_message(
@@ -119,10 +141,10 @@ def call_message(
     grad_output: Any = None,
     wrt: Iterable[str] = ("pred",),
     state: Any = None,
-    priority: str = "usual",
+    terms: Terms = USUAL,
     **more: Any,
-) -> bytes:
-    """The serialised ComputeRequest of `Client.compute` with these arguments."""
+) -> Parts:
+    """The parts of the ComputeRequest of `Client.compute` with these arguments."""
     return encode_call(
         cfg,
         {"pred": _arrays(pred), "target": _arrays(target), "weight": _arrays(weight), **more},
@@ -131,7 +153,7 @@ def call_message(
         reduction_override=reduction_override,
         grad_output=grad_output,
         state=state,
-        priority=priority,
+        terms=terms,
     )
 
 
@@ -202,26 +224,25 @@ def plain(config: Any) -> Any:
     return config.tolist() if isinstance(config, np.ndarray | np.generic) else config
 
 
-def decode_reply(message: bytes, leaf: Callable[[TensorBytes], Any]) -> Result:
-    """The result in a serialised ComputeResponse.
+def decode_reply(reply: Parts, leaf: Callable[[TensorBytes], Any]) -> Result:
+    """The result in the parts of a ComputeResponse.
 
     Parameters:
-        message: its bytes.
+        reply: its parts.
         leaf: what a tensor becomes.
 
     Raises:
-        InternalError: the bytes are no such message.
+        InternalError: they are none of such a message.
     """
     try:
-        serialised, payloads = frame.read(message)
-        header = pb.ResultHeader.FromString(serialised)
-    except (MessageError, DecodeError):
+        header = pb.ResultHeader.FromString(reply.header)
+    except DecodeError:
         header = pb.ResultHeader()
     if not header.losses:
         raise InternalError(
-            "a reply must be a losswire.v1.ComputeResponse", given=f"{len(message)} other bytes"
+            "a reply must be a losswire.v1.ComputeResponse", given=f"{reply.size} other bytes"
         )
-    reader = Reader(payloads, leaf)
+    reader = Reader(reply.payloads, leaf)
     # A protobuf map has no order of its own.
     losses = {name: reader.read(header.losses[name], name) for name in sorted(header.losses)}
     took = header.timings

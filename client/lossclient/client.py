@@ -9,10 +9,13 @@ from typing import Any, Self
 
 import grpc
 
-from lossclient.call import PRIORITIES, Result, call_message, decode_reply, encode_call
+from lossclient.call import USUAL, Result, Terms, call_message, decode_reply, encode_call
 from lossclient.dense import dense
+from lossclient.line import Line
+from lossclient.planes import Planes
 from lossclient.transport import Retry, Transport
-from losswire import tensor
+from losswire import frame, tensor
+from losswire.frame import Parts
 from losswire.tensor import TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
@@ -40,9 +43,8 @@ def connect(
     """
     if not isinstance(target, str):
         raise TypeError(f"target must be one text such as 'localhost:50051'; given {target!r}")
-    if priority not in PRIORITIES:
-        raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}; given {priority!r}")
-    return Client(Transport(target, credentials, retry or Retry(), max_message_bytes), priority)
+    line = Line(target, credentials, max_message_bytes)
+    return Client(Planes(Transport(line, retry or Retry())), Terms(priority=priority))
 
 
 class Client:
@@ -52,9 +54,10 @@ class Client:
     made it. A context manager: leaving it closes it.
     """
 
-    def __init__(self, transport: Transport, priority: str = "usual") -> None:
-        self.transport = transport
-        self.priority = priority
+    def __init__(self, planes: Planes, terms: Terms = USUAL) -> None:
+        self.planes = planes
+        self.transport = planes.transport
+        self.terms = terms
         self._lock = threading.Lock()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
@@ -104,7 +107,7 @@ class Client:
             grad_output=grad_output,
             wrt=wrt,
             state=state,
-            priority=self.priority,
+            terms=self.terms,
             **more,
         )
         return self._receive(message, timeout)
@@ -150,7 +153,7 @@ class Client:
         inputs = {"target": target, "featmap_sizes": sizes, "anchors": anchors, "pred": pred}
         inputs |= {"seed": seed, "with_anchors": with_anchors}
         config = {"type": "Assign", "of": cfg}
-        message = encode_call(config, inputs, wrt=(), priority=self.priority)
+        message = encode_call(config, inputs, wrt=(), terms=self.terms)
         told = self._receive(message, timeout).losses
         return dense(told) if "counts" in told else told
 
@@ -159,15 +162,15 @@ class Client:
 
         The arrays are read before it returns: they may be overwritten then.
         """
-        message = call_message(*args, priority=self.priority, **kwargs)
-        return self._executor().submit(self._receive, message, timeout)
+        message = frame.write(*call_message(*args, terms=self.terms, **kwargs))
+        return self._executor().submit(self._receive, frame.read(message), timeout)
 
-    def _receive(self, message: bytes, timeout: float | None) -> Result:
-        return decode_reply(self.send(message, timeout), _to_numpy)
+    def _receive(self, parts: Parts, timeout: float | None) -> Result:
+        return decode_reply(self.send(parts, timeout), _to_numpy)
 
-    def send(self, message: bytes, timeout: float | None) -> bytes:
-        """The serialised reply to a serialised ComputeRequest, for adapters."""
-        return self.transport.call("Compute", message, timeout)
+    def send(self, parts: Parts, timeout: float | None) -> Parts:
+        """The parts of the reply to a ComputeRequest of these parts, for adapters."""
+        return self.planes.send(parts, timeout)
 
     def losses(self, timeout: float = 30.0) -> dict[str, dict[str, Any]]:
         """The server's catalogue: for each name its card.
@@ -206,7 +209,7 @@ class Client:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Sent to a spawned worker, a client arrives as what it was made from, without connection.
-        return Client, (self.transport, self.priority)
+        return Client, (self.planes, self.terms)
 
     def __deepcopy__(self, _: dict[int, Any]) -> Self:
         # An averaged copy of a model shares its client, as it shares its machine.

@@ -96,7 +96,7 @@ class RemoteLoss(Remembering):
 
     def extra_repr(self) -> str:
         """What repr() shows between the parentheses."""
-        return f"{self.cfg}, target={self.client.transport.target!r}"
+        return f"{self.cfg}, target={self.client.transport.line.target!r}"
 
 
 class _Call:
@@ -144,7 +144,7 @@ class _Call:
             inputs,
             wrt=wrt,
             grad_output=map_tree(to_bytes, upstream),
-            priority=self._client.priority,
+            terms=self._client.terms,
             **self._options | {"state": map_tree(to_bytes, self._options["state"])},
         )
         return decode_reply(self._client.send(message, self._timeout), to_torch)

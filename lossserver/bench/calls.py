@@ -67,7 +67,7 @@ def _accepted(config: dict[str, Any], rng: np.random.Generator, shape: Shape, dt
     for inputs in _made_up(config, rng, shape, dtype):
         message = _message(config, inputs)
         try:
-            decode(message, None, Future())  # type: ignore[arg-type]  # it is never settled
+            decode(frame.read(message), None, Future())  # type: ignore[arg-type]  # it is never settled
         except LossError as error:
             if error.field.startswith("config"):
                 raise CallError(str(error)) from None

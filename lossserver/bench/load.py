@@ -198,7 +198,7 @@ class _Load:
 def timings_of(reply: bytes) -> pb.Timings | None:
     """Where the server says its time went; None if it says nothing."""
     try:
-        header = pb.ResultHeader.FromString(frame.read(reply)[0])
+        header = pb.ResultHeader.FromString(frame.read(reply).header)
     except (MessageError, DecodeError):
         return None
     return header.timings if header.HasField("timings") else None

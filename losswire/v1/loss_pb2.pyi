@@ -19,6 +19,7 @@ class Dtype(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DTYPE_BFLOAT16: _ClassVar[Dtype]
     DTYPE_FLOAT32: _ClassVar[Dtype]
     DTYPE_FLOAT64: _ClassVar[Dtype]
+    DTYPE_BIT: _ClassVar[Dtype]
 
 class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -36,19 +37,28 @@ DTYPE_FLOAT16: Dtype
 DTYPE_BFLOAT16: Dtype
 DTYPE_FLOAT32: Dtype
 DTYPE_FLOAT64: Dtype
+DTYPE_BIT: Dtype
 PRIORITY_UNSPECIFIED: Priority
 PRIORITY_HIGH: Priority
 PRIORITY_LOW: Priority
 
 class Tensor(_message.Message):
-    __slots__ = ("dtype", "shape", "payload")
+    __slots__ = ("dtype", "shape", "payload", "wire", "scales", "indices", "energy")
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    SCALES_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
     dtype: Dtype
     shape: _containers.RepeatedScalarFieldContainer[int]
     payload: int
-    def __init__(self, dtype: _Optional[_Union[Dtype, str]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[int] = ...) -> None: ...
+    wire: Dtype
+    scales: int
+    indices: int
+    energy: float
+    def __init__(self, dtype: _Optional[_Union[Dtype, str]] = ..., shape: _Optional[_Iterable[int]] = ..., payload: _Optional[int] = ..., wire: _Optional[_Union[Dtype, str]] = ..., scales: _Optional[int] = ..., indices: _Optional[int] = ..., energy: _Optional[float] = ...) -> None: ...
 
 class Null(_message.Message):
     __slots__ = ()
@@ -94,7 +104,7 @@ class Value(_message.Message):
     def __init__(self, null_value: _Optional[_Union[Null, _Mapping]] = ..., bool_value: bool = ..., int_value: _Optional[int] = ..., double_value: _Optional[float] = ..., string_value: _Optional[str] = ..., list_value: _Optional[_Union[ValueList, _Mapping]] = ..., map_value: _Optional[_Union[ValueMap, _Mapping]] = ..., tensor_value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class ComputeHeader(_message.Message):
-    __slots__ = ("config", "inputs", "wrt", "reduction_override", "avg_factor", "grad_output", "state", "priority")
+    __slots__ = ("config", "inputs", "wrt", "reduction_override", "avg_factor", "grad_output", "state", "priority", "wire_dtype", "grad_keep")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +120,8 @@ class ComputeHeader(_message.Message):
     GRAD_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    GRAD_KEEP_FIELD_NUMBER: _ClassVar[int]
     config: Value
     inputs: _containers.MessageMap[str, Value]
     wrt: _containers.RepeatedScalarFieldContainer[str]
@@ -118,15 +130,37 @@ class ComputeHeader(_message.Message):
     grad_output: Value
     state: Value
     priority: Priority
-    def __init__(self, config: _Optional[_Union[Value, _Mapping]] = ..., inputs: _Optional[_Mapping[str, Value]] = ..., wrt: _Optional[_Iterable[str]] = ..., reduction_override: _Optional[str] = ..., avg_factor: _Optional[float] = ..., grad_output: _Optional[_Union[Value, _Mapping]] = ..., state: _Optional[_Union[Value, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+    wire_dtype: Dtype
+    grad_keep: float
+    def __init__(self, config: _Optional[_Union[Value, _Mapping]] = ..., inputs: _Optional[_Mapping[str, Value]] = ..., wrt: _Optional[_Iterable[str]] = ..., reduction_override: _Optional[str] = ..., avg_factor: _Optional[float] = ..., grad_output: _Optional[_Union[Value, _Mapping]] = ..., state: _Optional[_Union[Value, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ..., wire_dtype: _Optional[_Union[Dtype, str]] = ..., grad_keep: _Optional[float] = ...) -> None: ...
+
+class Span(_message.Message):
+    __slots__ = ("region", "offset", "bytes")
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    region: int
+    offset: int
+    bytes: int
+    def __init__(self, region: _Optional[int] = ..., offset: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Elsewhere(_message.Message):
+    __slots__ = ("span", "digest")
+    SPAN_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    span: Span
+    digest: bytes
+    def __init__(self, span: _Optional[_Union[Span, _Mapping]] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class ComputeRequest(_message.Message):
-    __slots__ = ("header", "payloads")
+    __slots__ = ("header", "payloads", "elsewhere")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
     header: ComputeHeader
     payloads: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, header: _Optional[_Union[ComputeHeader, _Mapping]] = ..., payloads: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    elsewhere: _containers.RepeatedCompositeFieldContainer[Elsewhere]
+    def __init__(self, header: _Optional[_Union[ComputeHeader, _Mapping]] = ..., payloads: _Optional[_Iterable[bytes]] = ..., elsewhere: _Optional[_Iterable[_Union[Elsewhere, _Mapping]]] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("queue", "decode", "compute", "encode", "batch", "fused")
@@ -173,22 +207,48 @@ class ResultHeader(_message.Message):
     def __init__(self, losses: _Optional[_Mapping[str, Value]] = ..., grads: _Optional[_Mapping[str, Value]] = ..., state: _Optional[_Union[Value, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., metrics: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ComputeResponse(_message.Message):
-    __slots__ = ("header", "payloads")
+    __slots__ = ("header", "payloads", "elsewhere")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
     header: ResultHeader
     payloads: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, header: _Optional[_Union[ResultHeader, _Mapping]] = ..., payloads: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    elsewhere: _containers.RepeatedCompositeFieldContainer[Elsewhere]
+    def __init__(self, header: _Optional[_Union[ResultHeader, _Mapping]] = ..., payloads: _Optional[_Iterable[bytes]] = ..., elsewhere: _Optional[_Iterable[_Union[Elsewhere, _Mapping]]] = ...) -> None: ...
 
-class ComputeStreamRequest(_message.Message):
-    __slots__ = ("id", "request")
+class StreamCall(_message.Message):
+    __slots__ = ("id", "timeout", "answer", "request")
     ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     id: int
+    timeout: float
+    answer: Span
     request: ComputeRequest
-    def __init__(self, id: _Optional[int] = ..., request: _Optional[_Union[ComputeRequest, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., timeout: _Optional[float] = ..., answer: _Optional[_Union[Span, _Mapping]] = ..., request: _Optional[_Union[ComputeRequest, _Mapping]] = ...) -> None: ...
 
-class ComputeStreamResponse(_message.Message):
+class OpenRegion(_message.Message):
+    __slots__ = ("region", "bytes")
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    region: int
+    bytes: int
+    def __init__(self, region: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class ComputeStreamRequest(_message.Message):
+    __slots__ = ("calls", "cancelled", "open", "closed")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[StreamCall]
+    cancelled: _containers.RepeatedScalarFieldContainer[int]
+    open: _containers.RepeatedCompositeFieldContainer[OpenRegion]
+    closed: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, calls: _Optional[_Iterable[_Union[StreamCall, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[OpenRegion, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class StreamAnswer(_message.Message):
     __slots__ = ("id", "response", "status")
     ID_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
@@ -197,6 +257,24 @@ class ComputeStreamResponse(_message.Message):
     response: ComputeResponse
     status: bytes
     def __init__(self, id: _Optional[int] = ..., response: _Optional[_Union[ComputeResponse, _Mapping]] = ..., status: _Optional[bytes] = ...) -> None: ...
+
+class Region(_message.Message):
+    __slots__ = ("region", "name", "status")
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    region: int
+    name: str
+    status: bytes
+    def __init__(self, region: _Optional[int] = ..., name: _Optional[str] = ..., status: _Optional[bytes] = ...) -> None: ...
+
+class ComputeStreamResponse(_message.Message):
+    __slots__ = ("answers", "regions")
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[StreamAnswer]
+    regions: _containers.RepeatedCompositeFieldContainer[Region]
+    def __init__(self, answers: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("payload", "offset", "content")
@@ -209,12 +287,14 @@ class Piece(_message.Message):
     def __init__(self, payload: _Optional[int] = ..., offset: _Optional[int] = ..., content: _Optional[bytes] = ...) -> None: ...
 
 class ComputeLargeRequest(_message.Message):
-    __slots__ = ("header", "piece")
+    __slots__ = ("header", "piece", "elsewhere")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     PIECE_FIELD_NUMBER: _ClassVar[int]
+    ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
     header: ComputeHeader
     piece: Piece
-    def __init__(self, header: _Optional[_Union[ComputeHeader, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ...) -> None: ...
+    elsewhere: _containers.RepeatedCompositeFieldContainer[Elsewhere]
+    def __init__(self, header: _Optional[_Union[ComputeHeader, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., elsewhere: _Optional[_Iterable[_Union[Elsewhere, _Mapping]]] = ...) -> None: ...
 
 class ComputeLargeResponse(_message.Message):
     __slots__ = ("header", "piece")
@@ -223,6 +303,22 @@ class ComputeLargeResponse(_message.Message):
     header: ResultHeader
     piece: Piece
     def __init__(self, header: _Optional[_Union[ResultHeader, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ...) -> None: ...
+
+class PutTensorRequest(_message.Message):
+    __slots__ = ("digest", "content")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    content: bytes
+    def __init__(self, digest: _Optional[bytes] = ..., content: _Optional[bytes] = ...) -> None: ...
+
+class PutTensorResponse(_message.Message):
+    __slots__ = ("held", "ttl")
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    held: bool
+    ttl: float
+    def __init__(self, held: bool = ..., ttl: _Optional[float] = ...) -> None: ...
 
 class ListLossesRequest(_message.Message):
     __slots__ = ()

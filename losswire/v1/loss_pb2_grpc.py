@@ -55,6 +55,11 @@ class LossServiceStub(object):
                 request_serializer=losswire_dot_v1_dot_loss__pb2.ComputeLargeRequest.SerializeToString,
                 response_deserializer=losswire_dot_v1_dot_loss__pb2.ComputeLargeResponse.FromString,
                 _registered_method=True)
+        self.PutTensor = channel.unary_unary(
+                '/losswire.v1.LossService/PutTensor',
+                request_serializer=losswire_dot_v1_dot_loss__pb2.PutTensorRequest.SerializeToString,
+                response_deserializer=losswire_dot_v1_dot_loss__pb2.PutTensorResponse.FromString,
+                _registered_method=True)
         self.ListLosses = channel.unary_unary(
                 '/losswire.v1.LossService/ListLosses',
                 request_serializer=losswire_dot_v1_dot_loss__pb2.ListLossesRequest.SerializeToString,
@@ -79,14 +84,21 @@ class LossServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ComputeStream(self, request_iterator, context):
-        """Many small calls over one stream, each answered when it is done. Not served yet: UNIMPLEMENTED.
+        """Many small calls over one stream, each answered when it is done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ComputeLarge(self, request_iterator, context):
-        """One call cut into pieces, both directions at once. Not served yet: UNIMPLEMENTED.
+        """One call cut into pieces, both directions at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutTensor(self, request, context):
+        """Leaves a tensor with the server, to be named by its digest in calls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +135,11 @@ def add_LossServiceServicer_to_server(servicer, server):
                     servicer.ComputeLarge,
                     request_deserializer=losswire_dot_v1_dot_loss__pb2.ComputeLargeRequest.FromString,
                     response_serializer=losswire_dot_v1_dot_loss__pb2.ComputeLargeResponse.SerializeToString,
+            ),
+            'PutTensor': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutTensor,
+                    request_deserializer=losswire_dot_v1_dot_loss__pb2.PutTensorRequest.FromString,
+                    response_serializer=losswire_dot_v1_dot_loss__pb2.PutTensorResponse.SerializeToString,
             ),
             'ListLosses': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLosses,
@@ -217,6 +234,33 @@ class LossService(object):
             '/losswire.v1.LossService/ComputeLarge',
             losswire_dot_v1_dot_loss__pb2.ComputeLargeRequest.SerializeToString,
             losswire_dot_v1_dot_loss__pb2.ComputeLargeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutTensor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/losswire.v1.LossService/PutTensor',
+            losswire_dot_v1_dot_loss__pb2.PutTensorRequest.SerializeToString,
+            losswire_dot_v1_dot_loss__pb2.PutTensorResponse.FromString,
             options,
             channel_credentials,
             insecure,

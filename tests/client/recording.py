@@ -3,7 +3,7 @@
 import torch
 
 import lossclient
-from losswire import frame, tensor
+from losswire import tensor
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
 
@@ -22,12 +22,11 @@ def seesaw_inputs():
 class Recording(lossclient.Client):
     """A client that keeps the headers of what it sends, and the states."""
 
-    def send(self, message, timeout):
+    def send(self, parts, timeout):
         """Keep header and state, and send."""
-        serialised, payloads = frame.read(message)
-        header = pb.ComputeHeader.FromString(serialised)
+        header = pb.ComputeHeader.FromString(parts.header)
         self.sent = [*getattr(self, "sent", []), header]
-        reader = Reader(payloads, tensor.unpack)
+        reader = Reader(parts.payloads, tensor.unpack)
         state = reader.read(header.state, "state") if header.HasField("state") else None
         self.states = [*getattr(self, "states", []), state]
-        return super().send(message, timeout)
+        return super().send(parts, timeout)

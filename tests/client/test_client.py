@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import lossclient
-from lossclient.call import PRIORITIES, decode_reply
+from lossclient.call import PRIORITIES, Terms, decode_reply
+from lossclient.planes import read
 from losswire import tensor
 from tests.client.recording import Recording
 
@@ -121,7 +122,7 @@ def test_a_reply_that_is_none_is_said():
     """What answers at the port may be no loss server."""
     for noise in (b"", b"\xff\xff", b"HTTP/1.1 200 OK"):
         with pytest.raises(lossclient.InternalError, match="a reply must be a losswire"):
-            decode_reply(noise, tensor.unpack)
+            decode_reply(read(noise), tensor.unpack)
 
 
 def test_many_threads_share_a_client(client):
@@ -236,13 +237,13 @@ def test_a_target_is_one_text(wrong):
 @pytest.mark.parametrize("word", ["high", "usual", "low"])
 def test_a_priority_goes_with_every_call(server, word):
     """Of compute and submit alike, and of the client that a spawned worker gets."""
-    with Recording(lossclient.connect(server.target).transport, word) as client:
+    with Recording(lossclient.connect(server.target).planes, Terms(priority=word)) as client:
         client.compute(L1, ONE, ZERO)
         client.submit(L1, ONE, ZERO).result()
 
         assert [header.priority for header in client.sent] == [PRIORITIES[word]] * 2
     with lossclient.connect(server.target, priority=word) as client:
-        assert pickle.loads(pickle.dumps(client)).priority == word  # noqa: S301  (our own)
+        assert pickle.loads(pickle.dumps(client)).terms.priority == word  # noqa: S301  (our own)
 
 
 def test_a_priority_is_one_of_three():

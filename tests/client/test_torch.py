@@ -93,7 +93,7 @@ def test_a_second_derivative_is_refused_in_words(remote, reduction):
 
 def test_without_grad_only_the_value_is_asked_for(client):
     """Under no_grad, and for an input that requires none, there is no graph and no gradient sent."""
-    recording = Recording(client.transport)
+    recording = Recording(client.planes)
     criterion = RemoteLoss({"type": "L1Loss"}, recording)
     pred = logits(3, 4)
     with torch.no_grad():

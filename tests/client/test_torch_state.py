@@ -53,7 +53,7 @@ def test_a_part_of_a_sum_remembers(remote):
 
 def test_the_second_call_is_sent_the_first_ones_state(client):
     """An unreduced loss is asked for its gradient with the state that its value was computed from."""
-    recording = Recording(client.transport)
+    recording = Recording(client.planes)
     criterion = RemoteLoss({**SEESAW, "reduction": "none"}, recording)
     for _ in range(2):
         sum(loss.sum() for loss in criterion(*seesaw_inputs()).values()).backward()

@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 
 from lossclient.call import call_message, decode_reply
+from losswire import frame
 
 #: Calls in flight at once, on each of the channels.
 WINDOW = 32
@@ -49,6 +50,11 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
+def message_of(*args: Any) -> bytes:
+    """The message of a call."""
+    return frame.write(*call_message(*args))
+
+
 def innocents(generator: np.random.Generator) -> list[bytes]:
     """Calls of several losses and sizes, most of them small."""
     calls = []
@@ -58,12 +64,12 @@ def innocents(generator: np.random.Generator) -> list[bytes]:
         weight = generator.random(rows).astype(np.float32)
         boxes = np.sort(generator.random((rows, 4)).astype(np.float32))
         calls += [
-            call_message({"type": "FocalLoss"}, pred, labels),
-            call_message({"type": "CrossEntropyLoss"}, pred, labels, weight),
-            call_message({"type": "L1Loss", "reduction": "sum"}, pred, other),
-            call_message({"type": "GIoULoss"}, boxes, boxes[::-1].copy()),
-            call_message({"type": "test.Stormy"}, pred, other),
-            call_message({"type": "test.LoneStormy"}, pred, other),
+            message_of({"type": "FocalLoss"}, pred, labels),
+            message_of({"type": "CrossEntropyLoss"}, pred, labels, weight),
+            message_of({"type": "L1Loss", "reduction": "sum"}, pred, other),
+            message_of({"type": "GIoULoss"}, boxes, boxes[::-1].copy()),
+            message_of({"type": "test.Stormy"}, pred, other),
+            message_of({"type": "test.LoneStormy"}, pred, other),
         ]
     return calls
 
@@ -74,14 +80,14 @@ def poisons() -> list[Sample]:
     asks = [("INTERNAL", 200), ("RESOURCE_EXHAUSTED", 400), ("INTERNAL", 500), ("INTERNAL", 300)]
     asks.append(("RESOURCE_EXHAUSTED", 600))
     raising = [
-        Sample(message=call_message({"type": loss}, pred + value, pred), code=code)
+        Sample(message=message_of({"type": loss}, pred + value, pred), code=code)
         for code, value in asks
         for loss in ("test.Stormy", "test.LoneStormy")
     ]
     refused = [
-        call_message({"type": "FocalLoss"}, pred, index + 99),
-        call_message({"type": "FocalLoss"}, pred, index[:3]),
-        call_message({"type": "test.Stormy"}, pred, pred[:3]),
+        message_of({"type": "FocalLoss"}, pred, index + 99),
+        message_of({"type": "FocalLoss"}, pred, index[:3]),
+        message_of({"type": "test.Stormy"}, pred, pred[:3]),
     ]
     return raising + [Sample(message=one, code="INVALID_ARGUMENT") for one in refused]
 
@@ -193,5 +199,5 @@ def _judge(sample: Sample, end: tuple[str, bytes], tally: Tally) -> None:
 
 
 def _arrays(reply: bytes) -> list[np.ndarray[Any, Any]]:
-    result = decode_reply(reply, lambda tensor: tensor)
+    result = decode_reply(frame.read(reply), lambda tensor: tensor)
     return [np.frombuffer(one.buffer, one.dtype) for one in (*result.losses.values(), result.grad)]

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from lossserver.admit import Admission, Limits
-from lossserver.service import _aside
+from lossserver.answer import aside
 from losswire.errors import DeadlineError, DrainingError, MessageTooLargeError, OverloadedError
 from tests.conftest import PATIENCE
 
@@ -99,7 +99,7 @@ def test_a_place_is_held_until_no_thread_has_the_message(admission):
 
     async def scenario():
         place = entered(admission, 100)
-        call = asyncio.create_task(_aside(lambda: go.wait(PATIENCE), place))
+        call = asyncio.create_task(aside(lambda: go.wait(PATIENCE), place))
         await asyncio.sleep(0)
         call.cancel()
         await asyncio.wait([call])

@@ -10,7 +10,7 @@ from lossclient.call import call_message
 from lossserver.decode import decode
 from lossserver.encode import encode
 from lossserver.job import Computed, Result
-from losswire import frame
+from losswire.frame import Parts
 from losswire.v1 import loss_pb2 as pb
 
 HEADER = pb.ComputeHeader(
@@ -39,7 +39,7 @@ def test_a_priority_of_the_wire_is_the_job_s(sent, priority):
     """High goes before the usual, and that before low; what is not known is the usual."""
     header = pb.ComputeHeader(priority=sent)
     header.MergeFrom(HEADER)
-    job = job_of(frame.write(header.SerializeToString(), [bytes(24), bytes(24)]))
+    job = job_of(Parts(header.SerializeToString(), [bytes(24), bytes(24)]))
 
     assert job.priority == priority
 
@@ -56,7 +56,7 @@ def test_a_reply_says_whether_a_kernel_made_it(fused):
     """Beside how long it took."""
     computed = Computed(losses={"loss": torch.zeros(())}, grads={}, fused=fused)
     result = Result(computed=computed, batch=3, queue=0.25, compute=0.5)
-    serialised, _ = frame.read(encode(result, 0.125))
+    serialised = encode(result, 0.125).header
     timings = pb.ResultHeader.FromString(serialised).timings
 
     assert timings.fused == fused

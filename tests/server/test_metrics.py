@@ -18,6 +18,7 @@ import lossserver.losses  # noqa: F401  (fills the registry)
 from lossclient.call import call_message
 from lossserver.config import Listen, Scrape
 from lossserver.metrics import TABLE, Metrics, exposed
+from losswire import frame
 
 DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 FOCAL = {"type": "FocalLoss"}
@@ -246,7 +247,7 @@ def test_what_grpc_holds_is_bounded(serve):
     server = serve("--max-message-bytes", f"{8 << 20}", "--max-bytes-in-flight", f"{16 << 20}")
     pred = np.zeros((1000, 1000), np.float32)
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-    message = call_message({"type": "L1Loss"}, pred, pred)
+    message = frame.write(*call_message({"type": "L1Loss"}, pred, pred))
     with contextlib.ExitStack() as open_ones:
         codes = set()
         channels = [grpc.insecure_channel(server.target, options) for _ in range(4)]
@@ -273,7 +274,7 @@ def peak(server):
 def test_a_connection_may_have_many_calls(serve):
     """All that the server lets in may come at once over one connection, and none fails."""
     server = serve()
-    message = call_message({"type": "L1Loss"}, np.zeros(2), np.zeros(2))
+    message = frame.write(*call_message({"type": "L1Loss"}, np.zeros(2), np.zeros(2)))
     with grpc.insecure_channel(server.target) as channel:
         stub = channel.unary_unary("/losswire.v1.LossService/Compute")
         calls = [stub.future(message, timeout=60) for _ in range(700)]

@@ -184,7 +184,7 @@ def deep(levels):
     """A header whose config is a list in a list in a list; protobuf itself would not build it."""
 
     def field(number: int, content: bytes) -> bytes:
-        return bytes([number << 3 | 2]) + frame._varint(len(content)) + content
+        return bytes([number << 3 | 2]) + frame.varint(len(content)) + content
 
     config = pb.Value(int_value=1).SerializeToString()
     for _ in range(levels):

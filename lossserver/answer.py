@@ -1,0 +1,107 @@
+"""One call, from the parts of its message to those of its answer, whichever way they travel.
+
+Who brings the parts (service.py, stream.py, large.py) has let the call in, and
+sends what is made of them here.
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lossserver.account import Account
+from lossserver.admit import Place
+from lossserver.decode import decode, opened
+from lossserver.encode import encode
+from lossserver.job import Result
+from lossserver.pool import Pool
+from lossserver.tree import tensors
+from losswire.errors import DeadlineError, OverloadedError
+from losswire.frame import Parts
+
+#: Bytes from which a message is decoded and encoded off the event loop, which would otherwise
+#: answer nobody while it copies: 1 MiB is about 0.1 ms of copying.
+LARGE = 1 << 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """Who waits for an answer.
+
+    Attributes:
+        tenant: the name that a caller's certificate proves, else its connection.
+        remaining: seconds until nobody waits any longer; None is for ever.
+        place: what the call takes up in the server.
+        account: what is kept of it.
+    """
+
+    tenant: str
+    remaining: float | None
+    place: Place
+    account: Account
+
+
+async def answer(parts: Parts, asker: Asker, pool: Pool) -> Parts:
+    """The answer to a call.
+
+    Raises:
+        Exception: whatever came between, to be told by `told`.
+    """
+    started = time.perf_counter()
+    account, remaining = asker.account, asker.remaining
+    deadline = None if remaining is None else time.monotonic() + remaining
+    future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    seen = opened(parts)
+    slow = parts.size >= LARGE or seen.slow
+    work = functools.partial(decode, seen, deadline, future, asker.tenant)
+    job = await aside(work, asker.place) if slow else work()
+    del parts, seen, work  # its tensors are the job's now
+    account.job = job
+    account.decode = time.perf_counter() - started
+    pool.put(job)
+    result = account.result = await future
+    computed = time.perf_counter()
+    pack = functools.partial(encode, result, account.decode)
+    reply = await aside(pack, asker.place) if _bytes_of(result) >= LARGE else pack()
+    ended = time.perf_counter()
+    account.encode, account.total = ended - computed, ended - started
+    return reply
+
+
+def give_up(account: Account, pool: Pool) -> None:
+    """A call was cancelled: forget it."""
+    waits = account.job is None or pool.drop(account.job)
+    account.metrics.cancelled("waiting" if waits else "computing")
+    account.close("CANCELLED")
+
+
+def count_shed(error: Exception, account: Account) -> None:
+    """Count what was refused at the door; what is shed later is counted there."""
+    if isinstance(error, OverloadedError):
+        account.metrics.shed("overloaded")
+    elif isinstance(error, DeadlineError) and account.job is None:
+        account.metrics.shed("deadline_passed")
+
+
+def _bytes_of(result: Result) -> int:
+    computed = result.computed
+    return sum(t.nbytes for t in tensors([dict(computed.losses), dict(computed.grads)]))
+
+
+async def aside(work: Callable[[], T], place: Place) -> T:
+    """`work()` in a thread, which holds the call's place until it is done, also if nobody waits."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    place.hold()
+    working.add_done_callback(place.end)
+    working.add_done_callback(_seen)
+    return await asyncio.shield(working)
+
+
+def _seen(work: "asyncio.Future[Any]") -> None:
+    """Take note of what a thread raised: asyncio would log what nobody has waited for."""
+    if not work.cancelled():
+        work.exception()
