@@ -1,11 +1,17 @@
-"""How many calls of one tenant are worked on at a time, while another is there as well.
+"""How many calls are worked on at a time, whose turn is next, and who had better not wait.
 
 The batching policy is fair among the jobs that wait. But each call is read,
-decoded and encoded besides, on one event loop, first come first served: behind
-fifty calls of one tenant another's single call would wait for fifty. So while
-several tenants are there, each has at most SHARE calls past the door; the rest
-wait before it, their messages unread, which costs next to nothing. Who is alone
-is not held up.
+decoded and encoded besides, on one event loop, in the order in which gRPC hands
+calls over. So no more calls are past the door than keep the server busy; the
+rest wait before it, their messages unread, which costs next to nothing.
+
+Tenants that wait take turns. While several are there, each has at most SHARE
+calls past the door: behind fifty calls of one tenant another's single call would
+wait for fifty. Who is alone has all the room there is.
+
+A call that would wait for most of its time is refused before it has cost
+anything. Else, once more calls come than can be answered, each would be answered
+when nobody waits for it any longer.
 
 On the event loop only; needs no lock.
 """
@@ -15,12 +21,25 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+from losswire.errors import OverloadedError
+
 #: Calls of one tenant at a time, while others are there. Less, and nothing is left to batch; more,
 #: and a lone call of another waits for all of them.
-SHARE = 3
+SHARE = 2
 
 #: Seconds for which a tenant counts as there after its last call came: a trainer computes in between.
 THERE = 0.05
+
+#: Calls past the door: as many as are answered in so many seconds, but so many at least, and at most.
+AHEAD = 0.1
+LEAST = 16
+MOST = 256
+
+#: Share of its time that a call may spend before the door.
+WAIT = 0.5
+
+#: How slowly the time between two answers is learned: by one part in so many, at each.
+SLOWLY = 64
 
 
 class Door:
@@ -33,59 +52,124 @@ class Door:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._inside: dict[str, int] = {}
+        self._calls = 0
         self._outside: dict[str, deque[asyncio.Future[None]]] = {}
+        self._waiting = 0
+        # Tenants that wait for nothing but room, in the order of their turns.
+        self._ready: dict[str, None] = {}
         # The last to come, and the last of all others: enough to know who is not alone.
         self._last = ("", -math.inf)
         self._other = ("", -math.inf)
+        self._left = -math.inf
+        self._pace = 0.0
 
-    async def enter(self, tenant: str) -> None:
-        """Return as soon as it is the tenant's turn. Each that entered must leave."""
+    async def enter(self, tenant: str, remaining: float | None = None) -> None:
+        """Return as soon as it is the tenant's turn. Each that entered must leave.
+
+        Parameters:
+            tenant: whose call it is.
+            remaining: seconds until nobody waits for it any longer; None is never.
+
+        Raises:
+            OverloadedError: it would wait for too much of that.
+        """
         self._came(tenant)
-        if self._may_enter(tenant):
+        if tenant not in self._outside and self._calls < self._room() and self._has_share(tenant):
             self._count(tenant)
-        else:
-            await self._turn(tenant)
+            return
+        if remaining is not None and self._wait_of(tenant) > WAIT * remaining:
+            raise OverloadedError("more calls wait than can be answered in time; try again")
+        await self._turn(tenant)
 
     def leave(self, tenant: str) -> None:
         """A call of the tenant is done with; let in who may enter now."""
+        self._learn()
+        self._calls -= 1
         inside = self._inside[tenant] - 1
         if inside:
             self._inside[tenant] = inside
         else:
             del self._inside[tenant]
-        self._let_in(tenant)
+        if tenant in self._outside:
+            self._ready.setdefault(tenant)
+        self._let_in()
 
     def _came(self, tenant: str) -> None:
         if self._last[0] != tenant:
             self._other = self._last
         self._last = (tenant, self._clock())
 
-    def _may_enter(self, tenant: str) -> bool:
+    def _has_share(self, tenant: str) -> bool:
         if self._inside.get(tenant, 0) < SHARE:
             return True
         other = self._other if self._last[0] == tenant else self._last
-        return self._clock() - other[1] > THERE and tenant not in self._outside
+        return self._clock() - other[1] > THERE
+
+    def _room(self) -> float:
+        """Calls that may be past the door."""
+        return MOST if self._pace * MOST <= AHEAD else max(LEAST, AHEAD / self._pace)
+
+    def _wait_of(self, tenant: str) -> float:
+        """Seconds that the next call of a tenant will be there, as far as is known."""
+        ahead = self._calls + self._waiting
+        if self._outside:
+            turns = len(self._outside.keys() | {tenant})
+            ahead = min(ahead, self._calls + turns * len(self._outside.get(tenant, ())))
+        return ahead * self._pace
+
+    def _learn(self) -> None:
+        """Learn how much time passes between two answers while there is work."""
+        now = self._clock()
+        if self._calls > 1:
+            self._pace += (min(now - self._left, 1.0) - self._pace) / SLOWLY
+        self._left = now
 
     def _count(self, tenant: str) -> None:
+        if not self._calls:
+            self._left = self._clock()
+        self._calls += 1
         self._inside[tenant] = self._inside.get(tenant, 0) + 1
 
     async def _turn(self, tenant: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._outside.setdefault(tenant, deque()).append(turn)
+        self._waiting += 1
+        if self._has_share(tenant):
+            self._ready.setdefault(tenant)
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.cancelled():
+                self._forget(tenant, turn)
+            else:
                 self.leave(tenant)
             raise
 
-    def _let_in(self, tenant: str) -> None:
-        """Let in who of a tenant may enter now. Whoever waits has others of its own inside."""
-        waiting = self._outside.pop(tenant, None)
-        while waiting and (waiting[0].done() or self._may_enter(tenant)):
-            turn = waiting.popleft()
-            if not turn.done():
-                self._count(tenant)
-                turn.set_result(None)
-        if waiting:
-            self._outside[tenant] = waiting
+    def _forget(self, tenant: str, turn: "asyncio.Future[None]") -> None:
+        turns = self._outside[tenant]
+        turns.remove(turn)
+        self._waiting -= 1
+        if not turns:
+            del self._outside[tenant]
+            self._ready.pop(tenant, None)
+
+    def _let_in(self) -> None:
+        """Let in who may enter now, one of each tenant in turn."""
+        while self._ready and self._calls < self._room():
+            tenant = next(iter(self._ready))
+            del self._ready[tenant]
+            if self._has_share(tenant):
+                self._admit(tenant)
+
+    def _admit(self, tenant: str) -> None:
+        """Let in the tenant's next call; if it has another, that is for its next turn."""
+        turns = self._outside[tenant]
+        turn = turns.popleft()
+        self._waiting -= 1
+        if turns:
+            self._ready[tenant] = None
+        else:
+            del self._outside[tenant]
+        if not turn.done():
+            self._count(tenant)
+            turn.set_result(None)

@@ -45,7 +45,7 @@ class LossService:
         try:
             front.admission.check()
             tenant = tenant_of(context)
-            await front.door.enter(tenant)
+            await front.door.enter(tenant, context.time_remaining())
             try:
                 reply = await self._answer(context, tenant, place, account)
             finally:
@@ -68,7 +68,7 @@ class LossService:
         remaining = context.time_remaining()
         place.enter(len(message), remaining)
         asker = Asker(tenant=tenant, remaining=remaining, place=place, account=account)
-        parts = frame.read(message)
+        parts = resident.resolved(frame.read(message), front, tenant, place)
         del message
         return frame.write(*await answer(parts, asker, front.pool))
 
@@ -98,7 +98,7 @@ class LossService:
         return pb.GetServerResponse(
             version=lossserver.__version__,
             devices=[str(device) for device in self._front.pool.devices],
-            planes=["inline"],
+            planes=["inline", *(["resident"] if self._front.held.residence.largest else [])],
             limits=limits,
         ).SerializeToString()
 

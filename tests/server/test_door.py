@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from lossserver.door import SHARE, THERE, Door
+from lossserver.door import AHEAD, LEAST, MOST, SHARE, SLOWLY, THERE, WAIT, Door
+from losswire.errors import OverloadedError
 
 
 class Clock:
@@ -79,6 +80,72 @@ def test_once_the_other_has_gone_all_are_let_in(clock):
     assert asyncio.run(scenario()) == 50
 
 
+async def paced(clock, seconds):
+    """A door whose server gives an answer every so many seconds."""
+    door = Door(clock)
+    await knock(door, "one", 2)
+    for _ in range(20 * SLOWLY):
+        await knock(door, "one", 1)
+        clock.now += seconds
+        door.leave("one")
+    door.leave("one")
+    door.leave("one")
+    return door
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most"), [(AHEAD / MOST / 2, MOST), (AHEAD / 32, 32), (AHEAD, LEAST)]
+)
+def test_no_more_are_past_the_door_than_keep_the_server_busy(clock, seconds, most):
+    """As many as are answered in a tenth of a second, within bounds."""
+
+    async def scenario():
+        door = await paced(clock, seconds)
+        return inside(await knock(door, "one", 2 * MOST))
+
+    assert asyncio.run(scenario()) == pytest.approx(most, abs=1)
+
+
+def test_a_call_that_would_wait_too_long_is_refused(clock):
+    """It costs nothing, and the others come in time; one with more time waits its turn."""
+
+    async def scenario():
+        door = await paced(clock, 0.01)
+        waiting = await knock(door, "one", LEAST + 33)
+        first = asyncio.ensure_future(door.enter("one", 0.4 / WAIT))
+        second = asyncio.ensure_future(door.enter("one", 0.6 / WAIT))
+        third = asyncio.ensure_future(door.enter("one", None))
+        await asyncio.wait([first], timeout=0)
+        with pytest.raises(OverloadedError, match="in time"):
+            first.result()
+        for task in (second, third, *waiting):
+            task.cancel()
+        return inside(waiting), second.done(), third.done()
+
+    assert asyncio.run(scenario()) == (LEAST, False, False)
+
+
+def test_tenants_that_wait_take_turns(clock):
+    """One with a hundred calls before the door and ten with one each: the ten need not wait for it."""
+
+    async def scenario():
+        door = await paced(clock, 1.0)
+        clock.now += 1
+        taken = await knock(door, "earlier", LEAST)
+        greedy = await knock(door, "greedy", 100)
+        modest = [task for i in range(10) for task in await knock(door, f"modest {i}", 1)]
+        for _ in range(12):
+            door.leave("earlier")
+            clock.now += 1
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task in greedy:
+            task.cancel()
+        return inside(taken), inside(greedy), inside(modest)
+
+    assert asyncio.run(scenario()) == (LEAST, 2, 10)
+
+
 def test_who_gives_up_before_the_door_leaves_no_trace(clock):
     """Its turn goes to the next, also if it had just been given one."""
 
@@ -87,6 +154,7 @@ def test_who_gives_up_before_the_door_leaves_no_trace(clock):
         await knock(door, "modest", 1)
         greedy = await knock(door, "greedy", SHARE + 3)
         greedy[SHARE].cancel()
+        await asyncio.sleep(0)
         door.leave("greedy")
         greedy[SHARE + 1].cancel()
         await asyncio.sleep(0)
@@ -95,6 +163,6 @@ def test_who_gives_up_before_the_door_leaves_no_trace(clock):
         for _ in range(SHARE):
             door.leave("greedy")
         door.leave("modest")
-        return last, door._inside, dict(door._outside)
+        return last, door._inside, door._calls, door._outside, door._waiting, door._ready
 
-    assert asyncio.run(scenario()) == (True, {}, {})
+    assert asyncio.run(scenario()) == (True, {}, 0, {}, 0, {})
