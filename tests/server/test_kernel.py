@@ -13,12 +13,10 @@ import torch
 
 import lossserver.losses  # noqa: F401  (registers them)
 from lossserver import kernel as module
-from lossserver.fuse import Fused
-from lossserver.kernel import Recipe, load
-from lossserver.losses.loss import Call
+from lossserver.kernel import load
 from lossserver.losses.rows import RowwiseLoss
-from lossserver.make_kernel import DisagreesError, compare, tiled
-from lossserver.registry import LOSSES
+from lossserver.make_kernel import tiled
+from tests.server.recipes import focal, recipe_of, smooth
 
 # A kernel takes 15 seconds of a core, and gives way to all others.
 pytestmark = pytest.mark.timeout(600)
@@ -37,26 +35,6 @@ class Positive(RowwiseLoss):
     def formula(self, pred, target):
         """The positive numbers."""
         return (pred - target)[pred > 0]
-
-
-def recipe_of(loss, form, inputs, last):
-    """What a kernel of the loss and its gradient by pred is made of."""
-    rows = loss.rows(Call(inputs=inputs, wrt=frozenset({"pred"})))
-    fused = Fused(formula=rows.formula, inputs=rows.inputs, names=["pred"], form=form)
-    return Recipe(fused=fused, example=[*rows.leaves, *last], device="cpu")
-
-
-def focal():
-    """Of class indices, reduced, with a weight a row."""
-    inputs = {"pred": torch.randn(5, 80), "target": torch.tensor([0, 79, 80, 3, 80])}
-    last = [torch.full((5, 1), 0.3), torch.rand(5, 1)]
-    return recipe_of(LOSSES.build({"type": "FocalLoss"}), "sums", inputs, last)
-
-
-def smooth():
-    """Of numbers, unreduced."""
-    inputs = {"pred": torch.randn(5, 4), "target": torch.randn(5, 4)}
-    return recipe_of(LOSSES.build({"type": "SmoothL1Loss"}), "rows", inputs, [torch.rand(5, 4)])
 
 
 def made(recipe, directory):
@@ -209,61 +187,6 @@ def test_others_go_on_while_it_runs(of_focal, monkeypatch):
     assert any(counted)
 
 
-def test_another_value_is_refused():
-    """A kernel whose gradient is off by one part in a thousand is not taken."""
-    recipe = focal()
-
-    def wrong(arguments):
-        values, grad = recipe.fused(*arguments)
-        return [values, grad * 1.001]
-
-    with pytest.raises(DisagreesError, match="answer 1 of 2 rows, as sent"):
-        compare(wrong, recipe.fused, recipe.example)
-
-
-def test_a_nan_that_is_hidden_is_refused():
-    """A kernel that makes a number of a NaN is not taken."""
-    recipe = focal()
-
-    def wrong(arguments):
-        return [one.nan_to_num() for one in recipe.fused(*arguments)]
-
-    with pytest.raises(DisagreesError, match="answer 0 of 2 rows, with a NaN"):
-        compare(wrong, recipe.fused, recipe.example)
-
-
-def test_a_kernel_that_always_says_nan_is_refused():
-    """Even if the caller whose rows are the example sent nothing but NaN."""
-    recipe = focal()
-    recipe.example[0].fill_(torch.nan)
-
-    def wrong(arguments):
-        return [one * torch.nan for one in recipe.fused(*arguments)]
-
-    with pytest.raises(DisagreesError):
-        compare(wrong, recipe.fused, recipe.example)
-
-
-def test_a_caller_cannot_have_a_good_kernel_refused():
-    """Numbers that overflow in one order of operations and not in another decide nothing."""
-    inputs = {"pred": torch.tensor([[1e20], [1e30]]), "target": torch.zeros(2, 1)}
-    recipe = recipe_of(
-        LOSSES.build({"type": "MSELoss"}), "rows", inputs, [torch.full((2, 1), 1e10)]
-    )
-
-    def other(arguments):
-        values, grad = recipe.fused(*arguments)
-        return [values.where(values < 1e30, torch.nan), grad.where(grad < 1e30, torch.nan)]
-
-    compare(other, recipe.fused, recipe.example)
-
-
-def test_eager_agrees_with_itself():
-    """What is no kernel at all is within the tolerance."""
-    recipe = smooth()
-    compare(lambda arguments: recipe.fused(*arguments), recipe.fused, recipe.example)
-
-
 def test_a_formula_without_a_known_shape(tmp_path):
     """It ends with a code, says why on its last line, and leaves nothing to be loaded."""
     inputs = {"pred": torch.rand(5, 3), "target": torch.rand(5, 3)}
@@ -275,18 +198,3 @@ def test_a_formula_without_a_known_shape(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(OSError, match=r"kernel\.json"):
         load(tmp_path, CPU)
-
-
-def test_a_row_may_be_large():
-    """A kernel of whole images is compared on a few of them, not on thousands."""
-    inputs = {"pred": torch.rand(2, 1 << 16), "target": torch.rand(2, 1 << 16)}
-    recipe = recipe_of(LOSSES.build({"type": "MSELoss"}), "rows", inputs, [torch.ones(2, 1 << 16)])
-    rows = []
-
-    def watched(arguments):
-        rows.append(len(arguments[0]))
-        return recipe.fused(*arguments)
-
-    compare(watched, recipe.fused, recipe.example)
-
-    assert sorted(set(rows)) == [2, 3, 16]
