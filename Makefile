@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix protos docs bench docker docker-test clean
+.PHONY: help demo test check fix protos docs bench bench-planes docker docker-test clean
 
 help:  ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,10 @@ bench: .venv/installed  ## Measure, against a bare gRPC echo, a naive server, pl
 	$(BIN)/python -m benchmarks.bench_e2e
 	$(BIN)/python -m benchmarks.bench_compute
 	$(BIN)/python -m benchmarks.bench_fused
+
+bench-planes: .venv/installed  ## Measure every way to a loss, against what others offer (docs/planes.md)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.bench_planes
 
 docker:  ## Build the CUDA image
 	docker build -t lossserver .

@@ -21,7 +21,7 @@ import lossserver.detection  # noqa: F401  (registers the heads)
 from benchmarks import heads
 from benchmarks.harness import report
 from lossclient.call import encode_call
-from lossclient.torch import to_bytes
+from lossclient.torch_bytes import to_bytes
 from lossserver.losses.loss import Call
 from lossserver.registry import LOSSES
 from lossserver.tree import map_tensors

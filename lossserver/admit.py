@@ -45,6 +45,7 @@ class Admission:
         calls: calls that have begun and not ended.
         bytes: bytes of the messages of those that were let in.
         draining: nobody is let in any more.
+        drained: set once that is so.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -54,6 +55,12 @@ class Admission:
         self.calls = 0
         self.bytes = 0
         self.draining = False
+        self.drained = asyncio.Event()
+
+    def drain(self) -> None:
+        """Let nobody in any more."""
+        self.draining = True
+        self.drained.set()
 
     def begin(self) -> "Place":
         """Count a call, whose message is not read yet."""
@@ -111,6 +118,28 @@ class Admission:
                 given=f"{self.bytes} in flight and {size} more",
             )
 
+    def check_more(self, size: int, own: int) -> None:
+        """Whether a call that holds room for `own` bytes may have it for `size` more.
+
+        Raises:
+            MessageTooLargeError, OverloadedError: it may not.
+        """
+        limits = self._limits
+        if own + size > max(limits.max_bytes_in_flight, limits.max_message_bytes):
+            raise MessageTooLargeError(
+                f"a call and the tensors that it names must have at most "
+                f"{limits.max_bytes_in_flight} bytes; the server's option --max-bytes-in-flight "
+                "raises that",
+                given=f"{own + size} bytes",
+            )
+        others = self.bytes - own
+        if others and self.bytes + size > limits.max_bytes_in_flight:
+            raise OverloadedError(
+                f"at most {limits.max_bytes_in_flight} bytes may be in flight "
+                "(--max-bytes-in-flight); try again",
+                given=f"{self.bytes} in flight and {size} more",
+            )
+
 
 class Place:
     """What one call takes up, until its reply has been sent or it was lost, and no thread has it."""
@@ -127,8 +156,20 @@ class Place:
             MessageTooLargeError, DeadlineError, OverloadedError: it may not enter.
         """
         self._admission.check_message(size, remaining)
+        self._take(size)
+
+    def more(self, size: int) -> None:
+        """Hold room for `size` bytes besides the message: of tensors that it names.
+
+        Raises:
+            MessageTooLargeError, OverloadedError: there is none.
+        """
+        self._admission.check_more(size, self._size)
+        self._take(size)
+
+    def _take(self, size: int) -> None:
         self._admission.bytes += size
-        self._size = size
+        self._size += size
 
     def hold(self) -> None:
         """Note that the call's message is in the hands of one more, who is to call `end`, too."""

@@ -7,7 +7,7 @@ sends what is made of them here.
 import asyncio
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,15 +15,19 @@ from lossserver.account import Account
 from lossserver.admit import Place
 from lossserver.decode import decode, opened
 from lossserver.encode import encode
-from lossserver.job import Result
+from lossserver.job import Job, Result
 from lossserver.pool import Pool
 from lossserver.tree import tensors
+from lossserver.wishes import NO_WISHES
 from losswire.errors import DeadlineError, OverloadedError
 from losswire.frame import Parts
 
 #: Bytes from which a message is decoded and encoded off the event loop, which would otherwise
 #: answer nobody while it copies: 1 MiB is about 0.1 ms of copying.
 LARGE = 1 << 20
+
+#: And bytes of gradients that are rounded or thinned out: that takes some ten times as long.
+WISHED = LARGE // 8
 
 T = TypeVar("T")
 
@@ -45,8 +49,29 @@ class Asker:
     account: Account
 
 
-async def answer(parts: Parts, asker: Asker, pool: Pool) -> Parts:
+async def whole(job: Job, pool: Pool) -> Result:
+    """What becomes of a job that is computed as it is.
+
+    Raises:
+        Exception: what became of it instead.
+    """
+    pool.put(job)
+    return await job.future
+
+
+async def answer(
+    parts: Parts,
+    asker: Asker,
+    pool: Pool,
+    compute: Callable[[Job, Pool], Awaitable[Result]] = whole,
+) -> Parts:
     """The answer to a call.
+
+    Parameters:
+        parts: the call's, all of its payloads among them.
+        asker: who waits for it.
+        pool: where it is computed.
+        compute: how.
 
     Raises:
         Exception: whatever came between, to be told by `told`.
@@ -56,17 +81,24 @@ async def answer(parts: Parts, asker: Asker, pool: Pool) -> Parts:
     deadline = None if remaining is None else time.monotonic() + remaining
     future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
     seen = opened(parts)
-    slow = parts.size >= LARGE or seen.slow
+    slow = seen.copied >= LARGE or seen.slow
+    known = seen.known
+    if known is None:
+        known = await aside(seen.outline, asker.place)
+    if known.spread:
+        asker.place.more(known.spread)
+        slow = slow or parts.size + known.spread >= LARGE
+    seen = seen._replace(known=known)
     work = functools.partial(decode, seen, deadline, future, asker.tenant)
     job = await aside(work, asker.place) if slow else work()
     del parts, seen, work  # its tensors are the job's now
     account.job = job
     account.decode = time.perf_counter() - started
-    pool.put(job)
-    result = account.result = await future
+    result = account.result = await compute(job, pool)
     computed = time.perf_counter()
-    pack = functools.partial(encode, result, account.decode)
-    reply = await aside(pack, asker.place) if _bytes_of(result) >= LARGE else pack()
+    pack = functools.partial(encode, result, account.decode, job)
+    large = LARGE if job.wishes == NO_WISHES else WISHED
+    reply = await aside(pack, asker.place) if _bytes_of(result) >= large else pack()
     ended = time.perf_counter()
     account.encode, account.total = ended - computed, ended - started
     return reply

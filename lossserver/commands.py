@@ -1,4 +1,4 @@
-"""The commands: `lossserver serve | losses | health | bench`.
+"""The commands: `lossserver serve | losses | health | bench | estimate`.
 
 Flags come from the dataclasses of `config`. Each option can also be given as
 LOSSSERVER_<OPTION> in the environment; a flag wins over it. What needs torch is
@@ -20,6 +20,8 @@ import tyro
 
 from lossserver.bench.options import Options
 from lossserver.config import Config, Listen
+from lossserver.unix import is_unix
+from losswire import memory
 
 PREFIX = "LOSSSERVER_"
 
@@ -46,6 +48,9 @@ def serve(config: Config) -> int:
     TLS needs --insecure. Every option is also read from the environment, in
     capitals after LOSSSERVER_: LOSSSERVER_PORT is --port. A flag wins over it.
     """
+    # Before torch and gRPC are imported: threads that are there keep the heaps they have.
+    if config.memory.keep_memory:
+        memory.keep(config.memory.keep_memory, arenas=1)
     from lossserver.restart import LostAgainError  # noqa: PLC0415
     from lossserver.server import serve as run  # noqa: PLC0415
 
@@ -89,7 +94,8 @@ def health(target: str = "", timeout: float = 2.0) -> int:
     """Ask a server whether it serves. Exits with 0 if it does, 1 if not.
 
     Args:
-        target: where it listens, host:port; if left out this machine's LOSSSERVER_PORT, or 50051.
+        target: where it listens, host:port or unix:/path; if left out, LOSSSERVER_HOST if that is a
+            Unix socket, else this machine's LOSSSERVER_PORT, or 50051.
         timeout: seconds to wait for the answer.
     """
     import grpc  # noqa: PLC0415
@@ -97,7 +103,8 @@ def health(target: str = "", timeout: float = 2.0) -> int:
 
     port = os.environ.get(PREFIX + "PORT", "")
     port = port if port.isdigit() else str(Listen.port)
-    target = target or f"localhost:{port}"
+    host = os.environ.get(PREFIX + "HOST", "")
+    target = target or (host if is_unix(host) else f"localhost:{port}")
     # Not through a proxy: a container is often told of one that its own loopback is not behind.
     with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
@@ -129,6 +136,34 @@ def bench(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     return 0
 
 
+def estimate(
+    call: Annotated[str, tyro.conf.Positional],
+    bandwidth: float = 0.0,
+    latency: float = 0.0,
+    measure: bool = False,
+) -> int:
+    """Say what a call would cost, and whether going remote pays against computing it locally.
+
+    Args:
+        call: LOSS:SHAPE[/DTYPE], such as CrossEntropyLoss:4096x8192, or as `bench --call` has it.
+        bandwidth: bytes a second each way, of the network to the server; 0 is on one machine.
+        latency: seconds there and back over that network.
+        measure: compute it on this machine's CPU, instead of going by the model.
+    """
+    from lossserver.bench.calls import CallError  # noqa: PLC0415
+    from lossserver.estimate import estimate as estimated  # noqa: PLC0415
+
+    try:
+        found = estimated(call, bandwidth=bandwidth, latency=latency, measure=measure)
+    except (CallError, ValueError) as error:
+        return _fail(str(error))
+    print(f"{'up':8} {found.up} bytes\n{'down':8} {found.down} bytes")  # noqa: T201
+    for plane, seconds in {**found.seconds, "locally": found.local_seconds}.items():
+        print(f"{plane:8} {seconds * 1e3:.3g} ms")  # noqa: T201
+    print(found)  # noqa: T201
+    return 0
+
+
 def run(arguments: list[str]) -> int:
     """Run the command that the arguments name; its exit code."""
     if arguments[:1] == ["serve"]:
@@ -145,6 +180,7 @@ def run(arguments: list[str]) -> int:
         "losses": losses,
         "health": health,
         "bench": bench,
+        "estimate": estimate,
     }
     code: int = tyro.extras.subcommand_cli_from_dict(
         commands,

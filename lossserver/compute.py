@@ -90,7 +90,7 @@ def _alone(job: Job, staging: Staging) -> Computed:
             )
             for name, out in outputs.items()
         },
-        grads=_by_name(call.inputs, given, names, leaves, grads),
+        grads=_by_name(call.inputs, job, leaves, grads),
         state=map_tensors(Tensor.detach, state),
         metrics=job.loss.metrics & outputs.keys(),
     )
@@ -111,20 +111,17 @@ def _brought(call: Call, staging: Staging) -> Call:
 
 
 def _by_name(
-    inputs: Mapping[str, Any],
-    sent: Mapping[str, Any],
-    names: Sequence[str],
-    leaves: Sequence[Tensor],
-    grads: Sequence[Tensor | None],
+    inputs: Mapping[str, Any], job: Job, leaves: Sequence[Tensor], grads: Sequence[Tensor | None]
 ) -> dict[str, Any]:
-    """For each of the names a tree of gradients, in the dtype of what was sent."""
+    """For each name in wrt a tree of gradients, in the dtype of what was sent, or as is wished."""
     found = dict(zip(map(id, leaves), grads, strict=True))
+    sent = job.call.inputs
 
     def grad_of(leaf: Tensor, own: Tensor) -> Tensor | None:
         grad = found.get(id(leaf))
-        return None if grad is None else grad.to(own.dtype)
+        return None if grad is None else grad.to(job.wishes.early(own.dtype))
 
-    return {name: zip_tensors(grad_of, inputs[name], sent[name]) for name in names}
+    return {name: zip_tensors(grad_of, inputs[name], sent[name]) for name in sorted(job.call.wrt)}
 
 
 def _upstream(name: str, out: Any, given: Mapping[str, Any]) -> list[Tensor]:

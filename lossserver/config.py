@@ -10,6 +10,8 @@ from typing import Literal
 
 from lossserver.admit import Limits
 from lossserver.batch import BatchLimits
+from lossserver.unix import is_unix
+from losswire import memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +19,8 @@ class Listen:
     """Where the server can be reached.
 
     Attributes:
-        host: address to listen on: an IP address or "localhost".
-        port: TCP port; 0 takes a free one and says which.
+        host: address to listen on: an IP address, "localhost", or "unix:/path" for a Unix socket.
+        port: TCP port; 0 takes a free one and says which. A Unix socket has none.
         insecure: allow other machines to connect, unencrypted and unauthenticated.
     """
 
@@ -29,6 +31,12 @@ class Listen:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
             raise ValueError(f"port must be in 0..65535; given {self.port}")
+
+    def target(self, port: int) -> str:
+        """What a client calls it, if that is its port."""
+        if is_unix(self.host):
+            return self.host
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,21 @@ class Device:
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise ValueError(f"threads must be at least 0; given {self.threads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What the server does with memory that is free again.
+
+    Attributes:
+        keep_memory: bytes of it that stay for the calls to come; 0 gives all back at once.
+    """
+
+    keep_memory: int = memory.USUAL
+
+    def __post_init__(self) -> None:
+        if self.keep_memory < 0:
+            raise ValueError(f"keep_memory must be at least 0; given {self.keep_memory}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +126,59 @@ class Fusing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Residence:
+    """How much may stay with the server between calls.
+
+    Attributes:
+        max_resident_bytes: bytes of all tensors that callers leave here; 0 takes none.
+        max_tenant_resident_bytes: bytes of those of one tenant: of all with one certificate, else
+            of one connection.
+        resident_ttl: seconds after its last use for which a tensor stays, if there is room.
+    """
+
+    max_resident_bytes: int = 1 << 30
+    max_tenant_resident_bytes: int = 512 << 20
+    resident_ttl: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_resident_bytes", "max_tenant_resident_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0; given {getattr(self, name)}")
+        if not self.resident_ttl > 0:
+            raise ValueError(f"resident_ttl must be above 0; given {self.resident_ttl}")
+
+    @property
+    def largest(self) -> int:
+        """Bytes that one tenant may have here; 0 where nothing stays."""
+        return min(self.max_resident_bytes, self.max_tenant_resident_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """How much memory is shared with clients of this machine.
+
+    Attributes:
+        max_shared_bytes: bytes of all regions; 0 shares none. One stream may have half of it.
+    """
+
+    max_shared_bytes: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        if self.max_shared_bytes < 0:
+            raise ValueError(f"max_shared_bytes must be at least 0; given {self.max_shared_bytes}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All of it."""
 
     listen: Listen = field(default_factory=Listen)
     scrape: Scrape = field(default_factory=Scrape)
     device: Device = field(default_factory=Device)
+    memory: Memory = field(default_factory=Memory)
     limits: Limits = field(default_factory=Limits)
+    residence: Residence = field(default_factory=Residence)
+    sharing: Sharing = field(default_factory=Sharing)
     batch: BatchLimits = field(default_factory=BatchLimits)
     fusing: Fusing = field(default_factory=Fusing)
     ending: Ending = field(default_factory=Ending)

@@ -43,6 +43,12 @@ class Opened(NamedTuple):
         """Whether to decode it may take long, even if the message is small."""
         return self.known is None or self.known.loss.slow
 
+    @property
+    def copied(self) -> int:
+        """Bytes that are copied to decode it."""
+        lent = 0 if self.known is None else self.known.lent(self.parts.payloads)
+        return self.parts.size - lent
+
     def outline(self) -> Outline:
         """What the header says."""
         return self.known or _outline(self.parts)
@@ -81,7 +87,21 @@ def decode(
     if isinstance(given, Parts):
         given = opened(given)
     said = given.outline()
-    call = said.filled(given.parts.payloads)
+    return job_of(said, said.filled(given.parts.payloads), deadline, future, tenant)
+
+
+def job_of(
+    said: Outline,
+    call: Call,
+    deadline: float | None,
+    future: "asyncio.Future[Any]",
+    tenant: str,
+) -> Job:
+    """The job of a call with tensors.
+
+    Raises:
+        RequestError: whatever of the tensors does not fit the loss.
+    """
     try:
         rows = _rows(said.loss, call)
     except RefusedError as refusal:
@@ -103,6 +123,7 @@ def decode(
         deadline=deadline,
         arrived=time.monotonic(),
         future=future,
+        wishes=said.wishes,
     )
 
 

@@ -1,5 +1,7 @@
 """Devices by name, and the few things asked of one whatever its make."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,6 +60,17 @@ def settle_in(device: torch.device, threads: int) -> None:
     if device != CPU:
         # A kernel that is not torch's own goes to whichever device is current.
         torch.accelerator.set_device_index(device.index)
+
+
+@contextmanager
+def half_of_threads() -> Iterator[None]:
+    """Compute with half of the calling thread's share of the CPU meanwhile, if it is two or more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def free(device: torch.device) -> None:

@@ -3,24 +3,30 @@
 import functools
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lossserver.job import Computed, Result
-from lossserver.tree import map_tensors
+from lossserver.job import Computed, Job, Result
+from lossserver.tree import map_tensors, zip_tensors
+from lossserver.wishes import NO_WISHES, to_bytes
 from losswire import tensor, value
 from losswire.frame import Parts
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 
 
-def encode(result: Result, decode_seconds: float) -> Parts:
-    """The parts of the ComputeResponse."""
+def encode(result: Result, decode_seconds: float, job: Job | None = None) -> Parts:
+    """The parts of the ComputeResponse, as the job wishes them to be written."""
     started = time.perf_counter()
     payloads: list[Buffer] = []
-    header = _plain_header(result.computed, payloads) or _header(result.computed, payloads)
+    computed, header = result.computed, b""
+    if job is not None and job.wishes != NO_WISHES:
+        computed = _as_wished(computed, job)
+    else:
+        header = _plain_header(computed, payloads)
+    header = header or _header(computed, payloads)
     timings = pb.Timings(
         queue=result.queue,
         decode=decode_seconds,
@@ -31,6 +37,19 @@ def encode(result: Result, decode_seconds: float) -> Parts:
     )
     # Two serialised messages in a row are one, merged.
     return Parts(header + pb.ResultHeader(timings=timings).SerializeToString(), payloads)
+
+
+def _as_wished(computed: Computed, job: Job) -> Computed:
+    """The same, its gradients written already."""
+
+    def written(grad: Tensor, own: Tensor) -> TensorBytes:
+        return job.wishes.written(grad, own.dtype)
+
+    grads = {
+        name: zip_tensors(written, tree, job.call.inputs[name])
+        for name, tree in computed.grads.items()
+    }
+    return replace(computed, grads=grads)
 
 
 def _header(computed: Computed, payloads: list[Buffer]) -> bytes:
@@ -74,14 +93,6 @@ def _described(
         )
         entry.tensor_value.CopyFrom(tensor.describe(TensorBytes(dtype, shape, b""), index))
     return header.SerializeToString()
-
-
-def to_bytes(given: Tensor) -> TensorBytes:
-    """The bytes of a CPU tensor, viewed if it is contiguous, else copied."""
-    if given.dtype is torch.bfloat16:
-        packed = tensor.pack(given.view(torch.int16).numpy())
-        return packed._replace(dtype="bfloat16")
-    return tensor.pack(given.numpy())
 
 
 def _pack(trees: Mapping[str, Any], into: Any, payloads: list[Buffer], field: str) -> None:

@@ -11,11 +11,12 @@ which nothing but the jobs is to blame.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 
 from lossserver.compute import begin, compute
-from lossserver.device import answers, free
+from lossserver.device import answers, free, half_of_threads
 from lossserver.faults import is_full, is_lost, out_of_memory
 from lossserver.job import Computed, Job, Result
 from lossserver.metrics import Metrics
@@ -92,7 +93,8 @@ class Isolation:
     def results(self, batch: Sequence[Job]) -> Settled:
         """The results of a batch. May raise anything at all."""
         started = time.monotonic()
-        return self._told(batch, compute(batch, self._device, self._kernels), started)
+        with half_of_threads() if all(job.moving for job in batch) else nullcontext():
+            return self._told(batch, compute(batch, self._device, self._kernels), started)
 
     def begin(self, batch: Sequence[Job], way: Staging) -> Callable[[], Settled]:
         """Have a batch computed; gives what waits for its results. Either may raise anything at all."""
@@ -112,7 +114,7 @@ class Isolation:
             (
                 job,
                 Result(
-                    computed=own,
+                    computed=own if job.landed is None else job.landed(own),
                     batch=len(batch),
                     queue=started - job.arrived,
                     compute=ended - started,

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from lossserver.losses.loss import Call, Loss
 from lossserver.losses.rows import Rows
 from lossserver.tree import tensors
+from lossserver.wishes import NO_WISHES, Wishes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +33,11 @@ class Job:
         deadline: monotonic seconds after which nobody waits for it; None is never.
         arrived: monotonic seconds at which it was ready to compute.
         future: where its Result or its error goes.
+        moving: bytes of its caller are moved while it is computed, which takes threads, too; half of
+            them are left to it.
+        wishes: how the answer is to be written. Jobs of unequal ones are computed together all the
+            same.
+        landed: what is made of it by the thread that has computed it.
     """
 
     name: str
@@ -46,6 +52,9 @@ class Job:
     deadline: float | None
     arrived: float
     future: "asyncio.Future[Result]"
+    moving: bool = False
+    wishes: Wishes = NO_WISHES
+    landed: "Callable[[Computed], Computed] | None" = None
 
     @cached_property
     def pace(self) -> Hashable:
@@ -63,7 +72,8 @@ class Computed:
 
     Attributes:
         losses: each named output; a tensor, or a tree of them.
-        grads: for each name in wrt a tree like that input; None where no gradient reaches.
+        grads: for each name in wrt a tree like that input; None where no gradient reaches. In that
+            input's dtype, or what its caller wishes.
         state: of a loss that remembers.
         metrics: names of the outputs that are no loss.
         fused: a fused kernel computed it.

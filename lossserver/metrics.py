@@ -24,6 +24,7 @@ Stage = Literal["decode", "queue", "compute", "encode", "total"]
 Shed = Literal["deadline_passed", "deadline_unreachable", "overloaded"]
 Where = Literal["waiting", "computing"]
 Kernel = Literal["wanted", "compiled", "loaded", "failed", "disagreed", "evicted"]
+Resident = Literal["put", "hit", "miss", "evicted", "expired"]
 
 #: Of the latencies: from 50 µs, less than any call takes, to 30 s, the client's own timeout.
 SECONDS = (
@@ -119,12 +120,25 @@ COMPILING = Row(
     kind="counter",
     text="Time spent compiling kernels.",
 )
+RESIDENT = Row(
+    name="lossserver_resident_total",
+    kind="counter",
+    text="What became of tensors that stay: put here, found by a call or a question, not found, "
+    "evicted for others, expired unused.",
+    labels=("event",),
+    words=get_args(Resident),
+)
+RESIDENT_BYTES = Row(
+    name="lossserver_resident_bytes",
+    kind="gauge",
+    text="Bytes of the tensors that stay, and of what is remembered of them.",
+)
 
 #: All of them, in the order of the page.
 TABLE = (
     *(CALLS, STAGES, BATCH_JOBS, BATCH_ELEMENTS, BATCH_SECONDS, QUEUE_JOBS, QUEUE_ELEMENTS),
     *(CALLS_IN_FLIGHT, BYTES_IN_FLIGHT, SHED, CANCELLED, SPLITS, POISONED, RESTARTS, KERNELS),
-    COMPILING,
+    *(COMPILING, RESIDENT, RESIDENT_BYTES),
 )
 
 
@@ -133,8 +147,8 @@ class Metrics:
 
     Attributes:
         registry: what to ask for all of them.
-        queue_jobs, queue_elements, calls_in_flight, bytes_in_flight: `watch(read)` adds a
-            function to ask, from a thread of its own; what several say is added up.
+        queue_jobs, queue_elements, calls_in_flight, bytes_in_flight, resident_bytes: `watch(read)`
+            adds a function to ask, from a thread of its own; what several say is added up.
     """
 
     def __init__(self) -> None:
@@ -155,6 +169,8 @@ class Metrics:
         self._restarts = self._counter(RESTARTS)
         self._kernels = self._counter(KERNELS)
         self._compiling = self._counter(COMPILING)
+        self._resident = self._counter(RESIDENT)
+        self.resident_bytes = self._gauge(RESIDENT_BYTES)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
@@ -206,6 +222,10 @@ class Metrics:
     def compiled(self, seconds: float) -> None:
         """A kernel took so long to compile, whatever came of it."""
         self._compiling.add(by=seconds)
+
+    def resident(self, event: Resident) -> None:
+        """Something became of a tensor that stays."""
+        self._resident.add(event)
 
     def _counter(self, row: Row) -> Counter:
         counter = Counter(row)

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from lossserver.losses.loss import Call, Loss, check_names, name_of
+from lossserver.losses.rows import RowwiseLoss
 from lossserver.registry import LOSSES, RefusedError, UnknownNameError
+from lossserver.source import Place, Source, source
 from lossserver.tree import map_tensors, precision, tensors
+from lossserver.wishes import Wishes, wishes_of
 from losswire.errors import LossError, MessageError, SpecError, TensorError, UnknownLossError
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
@@ -46,24 +48,31 @@ class Outline:
         loss: what to compute.
         priority: 0 goes before 1, the usual, and that before 2.
         blank: the call, with tensors that have shape and dtype but no memory.
-        sources: of each of those, in order: dtype, shape, and the number of its payload.
+        sources: where each of those comes from, in order.
         elements: of all inputs.
         dtype: what to compute in.
+        wishes: how the answer is to be written.
+        spread: bytes by which the tensors are more than their payloads.
     """
 
     name: str
     loss: Loss
     priority: int
     blank: Call
-    sources: Sequence[tuple[str, tuple[int, ...], int]]
+    sources: Sequence[Source]
     elements: int
     dtype: torch.dtype
+    wishes: Wishes
+    spread: int
 
-    def filled(self, payloads: Sequence[Buffer]) -> Call:
+    def lent(self, payloads: Sequence[Buffer | Tensor]) -> int:
+        """Bytes of payloads that are read where they lie."""
+        found = [source.payload for source in self.sources if source.reads_in_place(payloads)]
+        return sum(len(payloads[number]) for number in found)
+
+    def filled(self, payloads: Sequence[Buffer | Tensor]) -> Call:
         """The call with the tensors of these payloads."""
-        flat = iter(
-            [to_torch(dtype, shape, payloads[index]) for dtype, shape, index in self.sources]
-        )
+        flat = iter([one.tensor(payloads) for one in self.sources])
         blank = self.blank
         inputs, grad_output, state = map_tensors(
             lambda _: next(flat), [blank.inputs, blank.grad_output, blank.state]
@@ -78,17 +87,6 @@ class Outline:
         )
 
 
-class _Place:
-    """Stands for a payload: its number, and its length."""
-
-    def __init__(self, index: int, length: int) -> None:
-        self.index = index
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-
 def outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
     """What a serialised header says of a call whose payloads have these lengths.
 
@@ -101,16 +99,17 @@ def outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
 
 
 def _outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
-    header = _header(serialised)
+    header = header_of(serialised)
     name, loss = _loss_of(header)
-    sources: list[tuple[str, tuple[int, ...], int]] = []
+    sources: list[Source] = []
+    blanks: list[Tensor] = []
 
     def blank_of(given: TensorBytes) -> Tensor:
-        place: Any = given.buffer
-        sources.append((given.dtype, given.shape, place.index))
-        return torch.empty(given.shape, dtype=getattr(torch, given.dtype), device="meta")
+        sources.append(source(given))
+        blanks.append(torch.empty(given.shape, dtype=getattr(torch, given.dtype), device="meta"))
+        return blanks[-1]
 
-    places: Any = [_Place(index, length) for index, length in enumerate(lengths)]
+    places: Any = [Place(index, length) for index, length in enumerate(lengths)]
     reader = Reader(places, blank_of)
     blank = _blank(header, reader)
     reader.finish()
@@ -124,16 +123,36 @@ def _outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
         loss=loss,
         priority=PRIORITIES.get(header.priority, 1),
         blank=blank,
-        sources=sources,
+        sources=_lent(sources, blanks, loss, blank),
         elements=sum(tensor.numel() for tensor in tensors(dict(blank.inputs))),
         dtype=precision(blank.inputs),
+        wishes=wishes_of(header),
+        spread=max(0, sum(one.nbytes for one in blanks) - sum(lengths)),
     )
+
+
+def _lent(
+    sources: Sequence[Source], blanks: Sequence[Tensor], loss: Loss, call: Call
+) -> list[Source]:
+    """The sources; those of floats whose gradient is wanted may be lent. All else is checked."""
+    if not isinstance(loss, RowwiseLoss):
+        return [*sources]
+    wanted = {id(leaf) for name in call.wrt for leaf in tensors(call.inputs[name])}
+    return [
+        source._replace(lent=not source.wire and leaf.is_floating_point() and id(leaf) in wanted)
+        for source, leaf in zip(sources, blanks, strict=True)
+    ]
 
 
 _remembered = functools.lru_cache(maxsize=1024)(_outline)
 
 
-def _header(serialised: bytes) -> pb.ComputeHeader:
+def header_of(serialised: bytes) -> pb.ComputeHeader:
+    """The header itself.
+
+    Raises:
+        MessageError: the bytes are none.
+    """
     try:
         return pb.ComputeHeader.FromString(serialised)
     except DecodeError:
@@ -238,13 +257,3 @@ def refused(refusal: RefusedError) -> LossError:
     of_spec = refusal.field in _OPTIONS or refusal.field.startswith(("config.", "grad_output."))
     error = SpecError if of_spec else TensorError
     return error(refusal.rule, field=refusal.field, given=refusal.given)
-
-
-def to_torch(dtype: str, shape: Sequence[int], buffer: Buffer) -> Tensor:
-    """A tensor of its own memory: the message's is read-only, and torch has no such tensors."""
-    if dtype == "bool":
-        # A bool that is neither 0 nor 1 would be undefined behaviour in C++.
-        return torch.from_numpy((np.frombuffer(buffer, np.uint8) != 0).reshape(shape))
-    wire = "int16" if dtype == "bfloat16" else dtype
-    tensor = torch.from_numpy(np.frombuffer(buffer, wire).reshape(shape).copy())
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor

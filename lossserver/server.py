@@ -23,6 +23,7 @@ from lossserver.metrics import Metrics, exposed
 from lossserver.pool import Pool
 from lossserver.restart import Restart
 from lossserver.service import NAME, LossService
+from lossserver.unix import check_free, is_unix
 from lossserver.warm import warm as warm_kernels
 
 log = logging.getLogger("lossserver")
@@ -58,7 +59,9 @@ async def serve(config: Config) -> Restart | None:
         pool = Pool(
             devices, config.batch, loop, metrics=metrics, kernels=kernels, on_lost=ending.lose
         )
-        service = LossService(Front(pool, admission, config.limits, metrics))
+        service = LossService(
+            Front(pool, admission, config.limits, metrics, config.residence, config.sharing)
+        )
         server, healthy = offer(service, config.limits)
         listen = replace(config.listen, port=before.port or config.listen.port)
         port = bind(server, listen)
@@ -71,14 +74,14 @@ async def serve(config: Config) -> Restart | None:
             await unless(ending.near, warm_kernels, config.fusing.warm, kernels, devices)
         await begin(server, healthy)
         began = time.monotonic()
-        log.info("serving on %s:%d device=%s", listen.host, port, ",".join(map(str, devices)))
+        log.info("serving on %s device=%s", listen.target(port), ",".join(map(str, devices)))
 
         await ending.near.wait()
         served = time.monotonic() - began
         end = time.monotonic() + config.ending.drain_timeout
         log.info("draining timeout=%s", config.ending.drain_timeout)
         await healthy.enter_graceful_shutdown()
-        admission.draining = True
+        admission.drain()
         pool.hurry()
         await drain(server, admission, ending.at_once, config.ending.drain_timeout)
         await stop(pool, ending.at_once, end)
@@ -102,6 +105,8 @@ def offer(
             # A caller whose machine is gone must not hold its calls for ever.
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 60_000),
+            # Callers ask in the same way whether we are there; more often than gRPC likes by itself.
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             # Nor one that is there and never reads its reply. Others open a new connection meanwhile,
             # and notice nothing.
             ("grpc.max_connection_age_ms", 3_600_000),
@@ -134,18 +139,24 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def bind(server: grpc.aio.Server, listen: Listen) -> int:
-    """Bind the server; its port, which is a free one if 0 was asked for.
+    """Bind the server; its port, which is a free one if 0 was asked for. 0 of a Unix socket.
 
     Raises:
         ValueError: the address is open to other machines and that was not allowed.
         OSError: it cannot be bound.
     """
-    check_reach(listen.host, listen)
-    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    if is_unix(listen.host):
+        check_free(listen.host)
+    else:
+        check_reach(listen.host, listen)
+    target = listen.target(listen.port)
     try:
-        return server.add_insecure_port(f"{host}:{listen.port}")
+        port = server.add_insecure_port(target)
     except RuntimeError:
-        raise OSError(
-            f"cannot listen on {host}:{listen.port}: is another server there? "
-            "--port 0 takes a free port"
-        ) from None
+        why = (
+            "may a socket be made there?"
+            if is_unix(listen.host)
+            else "is another server there? --port 0 takes a free port"
+        )
+        raise OSError(f"cannot listen on {target}: {why}") from None
+    return 0 if is_unix(listen.host) else port

@@ -12,7 +12,7 @@ from lossserver.account import Account
 from lossserver.admit import Place
 from lossserver.answer import Asker, answer, count_shed, give_up
 from lossserver.card import catalogue
-from lossserver.front import Context, Front, abort, tenant_of
+from lossserver.front import Context, Front, abort, connection_of, tenant_of
 from lossserver.told import let_go
 from losswire import frame
 from losswire.v1 import loss_pb2 as pb
@@ -63,7 +63,7 @@ class LossService:
 
     async def _answer(self, context: Context, tenant: str, place: Place, account: Account) -> bytes:
         front = self._front
-        message = await front.receiving.message(context.read, context.peer())
+        message = await front.receiving.message(context.read, connection_of(context))
         front.pool.arrived()
         remaining = context.time_remaining()
         place.enter(len(message), remaining)
@@ -98,7 +98,13 @@ class LossService:
         return pb.GetServerResponse(
             version=lossserver.__version__,
             devices=[str(device) for device in self._front.pool.devices],
-            planes=["inline", *(["resident"] if self._front.held.residence.largest else [])],
+            planes=[
+                "inline",
+                "stream",
+                "pieces",
+                *(["shared"] if self._front.shared.offered else []),
+                *(["resident"] if self._front.held.residence.largest else []),
+            ],
             limits=limits,
         ).SerializeToString()
 

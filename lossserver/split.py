@@ -20,6 +20,7 @@ from lossserver.job import Computed
 from lossserver.losses.cotangent import Cotangent
 from lossserver.losses.rows import Rows
 from lossserver.tree import tensors
+from lossserver.wishes import common
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,9 +87,10 @@ def stacked(numbers: Sequence[Tensor]) -> list[Tensor]:
 
 
 def as_sent(own: Company, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients in the dtypes of their inputs."""
+    """The gradients in the dtypes of their inputs, or shorter ones where all callers wish that."""
     pairs = zip(grads, own.wanted, strict=True)
-    return [None if grad is None else grad.to(leaf.dtype) for grad, leaf in pairs]
+    dtype_of = common(job.wishes for job in own.jobs).early
+    return [None if grad is None else grad.to(dtype_of(leaf.dtype)) for grad, leaf in pairs]
 
 
 def split_up(

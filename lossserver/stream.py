@@ -1,9 +1,217 @@
-"""Many small calls over one stream, answered out of order."""
+"""Many small calls over one stream, answered out of order.
 
-from lossserver.front import Context, Front, abort
-from losswire.errors import NotServedError
+    stream    a message is read: calls, ids of calls that were given up, regions
+    calls     each call is answered, by itself
+    outbox    what is ready is written, together in one message
+
+Nothing is asked for that there is no room for: while a stream has MOST calls that
+are not answered, or answers that are not read, its messages are left at their
+sender. It ends when its client ends it, when it has had nothing to do for a while,
+and when the server ends; what has come is answered before.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from lossserver.calls import Calls
+from lossserver.front import Context, Front, abort, connection_of, tenant_of
+from lossserver.outbox import PATIENCE, Outbox
+from lossserver.regions import Regions
+from lossserver.told import told
+from losswire import streaming
+from losswire.errors import (
+    DrainingError,
+    LossError,
+    MessageError,
+    MessageTooLargeError,
+    OverloadedError,
+)
+from losswire.status import to_status
+from losswire.streaming import Asked
+from losswire.v1 import loss_pb2 as pb
+
+#: Streams of one connection. A client of ours has one, and two for a moment as it makes another.
+STREAMS = 8
+
+#: Streams of all connections to a Unix socket.
+UNIX_STREAMS = 256
+
+#: Calls of one stream that are not answered, from which on it is not read any further; beyond some
+#: fifty nothing is gained. And the share of all bytes in flight that they may have.
+MOST = 256
+SHARE = 0.25
+
+#: Calls of one message that are begun before others have a turn: what is computed together at most,
+#: twice.
+TURN = 64
+
+#: Seconds for which a stream may have nothing to do.
+IDLE = 300.0
 
 
 async def serve(front: Front, context: Context) -> None:
     """One ComputeStream."""
-    await abort(context, NotServedError("ComputeStream is not served yet; send Compute"))
+    streams, peer = front.streams, connection_of(context)
+    streams[peer] += 1
+    try:
+        # gRPC does not tell one caller of a Unix socket from another.
+        most = UNIX_STREAMS if peer.startswith("unix:") else STREAMS
+        if streams[peer] > most:
+            why: LossError | None = OverloadedError(f"a connection may have at most {most} streams")
+        else:
+            why = await _Stream(front, context).run()
+        if why is not None:
+            await abort(context, why)
+    finally:
+        streams[peer] -= 1
+        if not streams[peer]:
+            del streams[peer]
+
+
+class _Stream:
+    """One stream, from its first message to its end."""
+
+    def __init__(self, front: Front, context: Context) -> None:
+        self._front = front
+        self._context = context
+        self._regions = Regions(front.shared)
+        self._outbox = Outbox(context.write, self._unread)
+        self._changed = asyncio.Event()
+        self._calls = Calls(
+            front, tenant_of(context), self._regions, self._outbox, self._changed.set
+        )
+        self._beside: set[asyncio.Task[None]] = set()
+        self._reading: asyncio.Task[Any] | None = None
+        self._over = False
+        self._why: LossError | None = None
+        self._used = asyncio.get_running_loop().time()
+
+    async def run(self) -> LossError | None:
+        """Serve it until it ends; what its client is told of that, None if there is nothing to tell."""
+        self._start(self._end_with_server())
+        self._start(self._end_if_idle())
+        try:
+            while (message := await self._next()) is not None:
+                await self._take(message)
+            while self._calls.count:
+                await self._change()
+        finally:
+            for task in self._beside:
+                task.cancel()
+            self._calls.end()
+            self._outbox.end()
+            self._regions.end()
+        return self._why
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    async def _next(self) -> bytes | None:
+        """The next message, once there is room for it; None if there will be none."""
+        most = SHARE * self._front.limits.max_bytes_in_flight
+        while not self._over and (self._calls.count >= MOST or self._calls.bytes >= most):
+            await self._change()
+        if self._over:
+            return None
+        task = self._reading = asyncio.current_task()
+        assert task is not None  # noqa: S101  (for mypy)
+        try:
+            message = await self._context.read()
+        except asyncio.CancelledError:
+            # By us, and not by the caller as well?
+            if self._over and not task.uncancel():
+                return None
+            raise
+        finally:
+            self._reading = None
+        return message if isinstance(message, bytes) else None  # grpc.aio.EOF
+
+    async def _take(self, message: bytes) -> None:
+        """Begin with what is in a message."""
+        self._used = asyncio.get_running_loop().time()
+        try:
+            if len(message) > self._front.limits.max_message_bytes:
+                raise MessageTooLargeError(
+                    f"a message must have at most {self._front.limits.max_message_bytes} bytes",
+                    given=f"{len(message)} bytes",
+                )
+            asked = streaming.read_asked(message)
+            for opened in asked.opened:
+                self._start(self._open(pb.OpenRegion.FromString(opened)))
+            await self._begin(asked)
+        except DecodeError:
+            self._end(MessageError("must be a losswire.v1.OpenRegion", field="open"))
+        except LossError as error:
+            self._end(error)
+        else:
+            for number in asked.closed:
+                self._regions.close(number)
+
+    async def _begin(self, asked: Asked) -> None:
+        """Begin with the calls of a message, but for those that it gives up.
+
+        Raises:
+            MessageError: two in flight have one id.
+        """
+        cancelled = set(asked.cancelled)
+        for number in asked.cancelled:
+            self._calls.cancel(number)
+        going = [call for call in asked.calls if call.id not in cancelled]
+        for begin in range(0, len(going), TURN):
+            some = going[begin : begin + TURN]
+            # So that the first waits for the last, and all are computed together.
+            for _ in some:
+                self._front.pool.expect()
+            for called in some:
+                self._calls.begin(called)
+            self._outbox.flush()
+            if begin + TURN < len(going):
+                await asyncio.sleep(0)
+
+    async def _open(self, asked: pb.OpenRegion) -> None:
+        """Make a region, and tell of it."""
+        region = pb.Region(region=asked.region)
+        try:
+            region.name = await self._regions.open(asked)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the client is told)
+            _, region.status = to_status(told(error))
+        self._outbox.put(streaming.written_region(region.SerializeToString()), lambda: None)
+
+    async def _change(self) -> None:
+        """Wait until a call has ended, or the stream is to."""
+        self._changed.clear()
+        await self._changed.wait()
+        self._used = asyncio.get_running_loop().time()
+
+    def _end(self, why: LossError | None = None) -> None:
+        """Read no more, and end when what has come is answered."""
+        if self._over:
+            return
+        self._over, self._why = True, why
+        self._changed.set()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _unread(self) -> None:
+        """Nobody reads what is written: end the stream."""
+        self._end(OverloadedError(f"answers must be read within {PATIENCE:g} s"))
+        self._calls.end()
+        self._outbox.end()
+
+    async def _end_with_server(self) -> None:
+        await self._front.admission.drained.wait()
+        self._end(DrainingError("the server is shutting down; try another, or again later"))
+
+    async def _end_if_idle(self) -> None:
+        while True:
+            now = asyncio.get_running_loop().time()
+            if self._calls.count:
+                self._used = now
+            elif now - self._used >= IDLE:
+                self._end()
+            await asyncio.sleep(self._used + IDLE - now)

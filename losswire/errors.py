@@ -6,6 +6,7 @@
     │   ├── SpecError             INVALID_ARGUMENT   a parameter or option is missing, unknown or out of range
     │   ├── TensorError           INVALID_ARGUMENT   dtype, shape, byte count or values do not fit
     │   ├── UnknownLossError      NOT_FOUND          no such name in the registry
+    │   ├── NotResidentError      FAILED_PRECONDITION a digest names no tensor that is with the server
     │   ├── MessageTooLargeError  RESOURCE_EXHAUSTED the message is over the server's limit
     │   ├── OutOfMemoryError      RESOURCE_EXHAUSTED the device's memory does not hold the call
     │   └── NotServedError        UNIMPLEMENTED      this server does not offer that
@@ -67,6 +68,10 @@ class UnknownLossError(RequestError):
     """The registry has no loss of this name."""
 
 
+class NotResidentError(RequestError):
+    """A digest names no tensor that is with the server, or not any longer. The client puts it again."""
+
+
 class MessageTooLargeError(RequestError):
     """The message is over the server's limit."""
 
@@ -120,6 +125,7 @@ STATUS: dict[type[LossError], tuple[str, str]] = {
     SpecError: ("INVALID_ARGUMENT", "SPEC"),
     TensorError: ("INVALID_ARGUMENT", "TENSOR"),
     UnknownLossError: ("NOT_FOUND", "UNKNOWN_LOSS"),
+    NotResidentError: ("FAILED_PRECONDITION", "NOT_RESIDENT"),
     MessageTooLargeError: ("RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE"),
     OutOfMemoryError: ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"),
     NotServedError: ("UNIMPLEMENTED", "NOT_SERVED"),

@@ -12,7 +12,7 @@ reading gives views. Anything else that writes or reads the message with an
 ordinary protobuf library meets the same bytes (tests/wire/test_frame.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from losswire.errors import MessageError
@@ -21,7 +21,13 @@ from losswire.tensor import Buffer
 _HEADER = 1 << 3 | 2
 _PAYLOAD = 2 << 3 | 2
 _ELSEWHERE = 3 << 3 | 2
-_FIXED = {1: 8, 5: 4}  # wire type → length, for fields of a later version that are passed over
+_HEADER_TAG = bytes((_HEADER,))
+_PAYLOAD_TAG = bytes((_PAYLOAD,))
+_ELSEWHERE_TAG = bytes((_ELSEWHERE,))
+
+# Wire types: of fixed length, with that; and those that begin with a varint.
+_FIXED = {1: 8, 5: 4}
+_COUNTED = {0, 2}
 
 #: Fields of one message, payloads nearly all of them; each costs an object before anything is
 #: known of it. And bytes of a header, which becomes some fifty times as much when it is parsed.
@@ -51,12 +57,21 @@ class Parts(NamedTuple):
 
 def write(header: bytes, payloads: Sequence[Buffer], elsewhere: Sequence[Buffer] = ()) -> bytes:
     """The message made of these parts, copied once each."""
-    written: list[Buffer] = [bytes((_HEADER,)) + varint(len(header)), header]
-    for tag, some in ((_PAYLOAD, payloads), (_ELSEWHERE, elsewhere)):
-        for one in some:
-            written.append(bytes((tag,)) + varint(len(one)))
-            written.append(one)
-    return b"".join(written)
+    return b"".join(laid_out(header, payloads, elsewhere))
+
+
+def laid_out(
+    header: bytes, payloads: Sequence[Buffer], elsewhere: Sequence[Buffer] = ()
+) -> list[Buffer]:
+    """What the message is joined of."""
+    written: list[Buffer] = [_HEADER_TAG + varint(len(header)), header]
+    for payload in payloads:
+        written.append(_PAYLOAD_TAG + varint(len(payload)))
+        written.append(payload)
+    for place in elsewhere:
+        written.append(_ELSEWHERE_TAG + varint(len(place)))
+        written.append(place)
+    return written
 
 
 def read(message: Buffer) -> Parts:
@@ -66,32 +81,13 @@ def read(message: Buffer) -> Parts:
         MessageError: the bytes end too early, are not protobuf, or are too many
             fields or too large a header.
     """
-    view = memoryview(message)
-    found: dict[int, list[memoryview]] = {_HEADER: [], _PAYLOAD: [], _ELSEWHERE: []}
-    at = fields = 0
-    while at < len(view):
-        fields += 1
-        if fields > MAX_FIELDS:
-            raise MessageError(f"a message must have at most {MAX_FIELDS} fields and payloads")
-        tag, at = read_varint(view, at)
-        kind = tag & 7
-        if kind == 0:
-            _, at = read_varint(view, at)
-            continue
-        if kind == 2:
-            length, at = read_varint(view, at)
-        elif kind in _FIXED:
-            length = _FIXED[kind]
-        else:
-            raise MessageError("a message must be protobuf", given=f"wire type {kind} at byte {at}")
-        if length > len(view) - at:
-            raise MessageError(
-                "a message must be whole", given=f"{len(view) - at} of {length} bytes of a field"
-            )
-        if tag in found:
-            found[tag].append(view[at : at + length])
-        at += length
-    headers = found[_HEADER]
+    headers: list[Buffer] = []
+    payloads: list[Buffer] = []
+    elsewhere: list[Buffer] = []
+    found = {_HEADER: headers, _PAYLOAD: payloads, _ELSEWHERE: elsewhere}
+    for tag, value in fields(message):
+        if (into := found.get(tag)) is not None and not isinstance(value, int):
+            into.append(value)
     size = sum(map(len, headers))
     if size > MAX_HEADER:
         raise MessageError(
@@ -100,11 +96,46 @@ def read(message: Buffer) -> Parts:
             given=f"{size} bytes",
         )
     # A second header is merged into the first, as protobuf has it.
-    return Parts(b"".join(headers), found[_PAYLOAD], found[_ELSEWHERE])
+    return Parts(b"".join(headers), payloads, elsewhere)
+
+
+def fields(message: Buffer) -> Iterator[tuple[int, memoryview | int]]:
+    """Tag and value of each field of a message: a number of a varint, else a view of the bytes.
+
+    Raises:
+        MessageError: the bytes end too early, are not protobuf, or are too many fields.
+    """
+    view = memoryview(message)
+    at, end = 0, len(view)
+    for _ in range(MAX_FIELDS):
+        if at == end:
+            return
+        tag, at = read_varint(view, at)
+        kind = tag & 7
+        length = _FIXED.get(kind)
+        if length is None:
+            if kind not in _COUNTED:
+                raise MessageError(
+                    "a message must be protobuf", given=f"wire type {kind} at byte {at}"
+                )
+            length, at = read_varint(view, at)
+            if kind == 0:
+                yield tag, length
+                continue
+        if length > end - at:
+            raise MessageError(
+                "a message must be whole", given=f"{end - at} of {length} bytes of a field"
+            )
+        yield tag, view[at : at + length]
+        at += length
+    if at < end:
+        raise MessageError(f"a message must have at most {MAX_FIELDS} fields and payloads")
 
 
 def varint(value: int) -> bytes:
     """A number as protobuf writes it."""
+    if value < 0x80:
+        return bytes((value,))
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -115,13 +146,15 @@ def varint(value: int) -> bytes:
 
 def read_varint(view: memoryview, at: int) -> tuple[int, int]:
     """A number as protobuf writes it, and where it ends."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(view):
-            raise MessageError("a message must be whole", given=f"an end within byte {at}")
-        byte = view[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
+    value = shift = 0
+    try:
+        while shift < 70:
+            byte = view[at]
+            at += 1
+            if byte < 0x80:
+                return value | byte << shift, at
+            value |= (byte & 0x7F) << shift
+            shift += 7
+    except IndexError:
+        raise MessageError("a message must be whole", given=f"an end within byte {at}") from None
     raise MessageError("a message must be protobuf", given=f"a varint over 10 bytes before {at}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from losswire import tensor
 from losswire.errors import MessageError, SpecError, TensorError
+from losswire.resident import Handle
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 
@@ -23,10 +24,19 @@ MAX_DEPTH = 16
 MAX_NODES = 65536
 
 
+def as_it_is(given: TensorBytes) -> TensorBytes:
+    """A tensor written as it is."""
+    return given
+
+
 def pack(  # noqa: C901, PLR0912  (one case a kind)
-    value: Any, payloads: list[Buffer], field: str = "value", depth: int = 0
+    value: Any,
+    payloads: list[Buffer],
+    field: str = "value",
+    depth: int = 0,
+    written: Callable[[TensorBytes], TensorBytes] = as_it_is,
 ) -> pb.Value:
-    """`value` as a message; bytes of its tensors are appended to `payloads`.
+    """`value` as a message; bytes of its tensors, as they are `written`, are appended to `payloads`.
 
     Raises:
         SpecError: it holds something that does not travel, or is nested too deep.
@@ -39,7 +49,7 @@ def pack(  # noqa: C901, PLR0912  (one case a kind)
         case None:
             out.null_value.SetInParent()
         case np.generic():
-            return pack(value.item(), payloads, field, depth)
+            return pack(value.item(), payloads, field, depth, written)
         case bool():
             out.bool_value = value
         case int():
@@ -51,23 +61,26 @@ def pack(  # noqa: C901, PLR0912  (one case a kind)
         case str():
             out.string_value = value
         case TensorBytes():
-            _append(value, out, payloads)
+            _append(written(value), out, payloads)
+        case Handle():
+            _append(value.described, out, payloads)
         case np.ndarray():
-            _append(tensor.pack(value), out, payloads)
+            _append(written(tensor.pack(value)), out, payloads)
         case list() | tuple():
             out.list_value.SetInParent()
             out.list_value.items.extend(
-                pack(item, payloads, f"{field}[{i}]", depth + 1) for i, item in enumerate(value)
+                pack(item, payloads, f"{field}[{i}]", depth + 1, written)
+                for i, item in enumerate(value)
             )
         case dict():
             out.map_value.SetInParent()
             for key, item in value.items():
                 if not isinstance(key, str):
                     raise SpecError("keys must be texts", field=field, given=repr(key))
-                packed = pack(item, payloads, f"{field}.{key}", depth + 1)
+                packed = pack(item, payloads, f"{field}.{key}", depth + 1, written)
                 out.map_value.entries[key].CopyFrom(packed)
         case _ if hasattr(value, "__array__"):
-            _append(_of_framework(value, field), out, payloads)
+            _append(written(_of_framework(value, field)), out, payloads)
         case _:
             raise SpecError(
                 "must be None, bool, int, float, str, list, dict or array",
@@ -91,7 +104,7 @@ def _of_framework(value: Any, field: str) -> TensorBytes:
 
 def _append(given: TensorBytes, out: pb.Value, payloads: list[Buffer]) -> None:
     out.tensor_value.CopyFrom(tensor.describe(given, len(payloads)))
-    payloads.append(given.buffer)
+    payloads.extend(tensor.buffers(given))
 
 
 class Reader:
@@ -103,11 +116,15 @@ class Reader:
     Parameters:
         payloads: the message's payloads.
         leaf: what a tensor becomes, such as `losswire.tensor.unpack`.
+
+    Attributes:
+        energy: the share of each tensor's sum of squares that was sent, by field, where it was said.
     """
 
     def __init__(self, payloads: Sequence[Buffer], leaf: Callable[[TensorBytes], Any]) -> None:
         self._payloads = payloads
         self._leaf = leaf
+        self.energy: dict[str, float] = {}
         self._named: set[int] = set()
         self._nodes = 0
 
@@ -145,12 +162,21 @@ class Reader:
                 return getattr(value, kind)
 
     def _tensor(self, described: pb.Tensor, field: str) -> Any:
-        if described.payload in self._named:
-            raise MessageError(
-                "each payload belongs to one tensor", field=field, given=described.payload
-            )
-        self._named.add(described.payload)
-        return self._leaf(tensor.read(described, self._payloads, field))
+        self._name(described.payload, field)
+        read = tensor.read(described, self._payloads, field)
+        if read.narrow is not None:
+            if read.narrow.scales is not None:
+                self._name(described.scales, field)
+            if read.narrow.indices is not None:
+                self._name(described.indices, field)
+        if described.energy:
+            self.energy[field] = described.energy
+        return self._leaf(read)
+
+    def _name(self, payload: int, field: str) -> None:
+        if payload in self._named:
+            raise MessageError("each payload belongs to one tensor", field=field, given=payload)
+        self._named.add(payload)
 
     def finish(self) -> None:
         """Raise MessageError if a payload was named by no tensor."""

@@ -14,7 +14,7 @@ import pytest
 
 import lossclient
 
-READY = re.compile(r"serving on 127\.0\.0\.1:(\d+) ")
+READY = re.compile(r"serving on (\S+) ")
 
 #: Seconds to import torch and bind, on a machine with a great deal else to do.
 PATIENCE = 60
@@ -35,7 +35,7 @@ class ServerProcess:
                 # A test that means kernels says --compile auto: others would not see when they come.
                 env=os.environ | {"LOSSSERVER_DEVICE": "cpu", "LOSSSERVER_COMPILE": "off"},
             )
-        self.target = f"127.0.0.1:{self.find(READY)[1]}"
+        self.target = self.find(READY)[1]
 
     def find(self, pattern: re.Pattern[str]) -> re.Match[str]:
         """The first match in the log, waited for by reading the log as it grows."""

@@ -11,8 +11,12 @@ torch.
 """
 
 from lossclient.call import Result, Timings
-from lossclient.client import Client, connect
-from lossclient.transport import Retry
+from lossclient.client import Client
+from lossclient.connecting import connect
+from lossclient.estimating import estimate
+from lossclient.hedge import Hedge
+from lossclient.retry import Retry
+from losswire.cost import Costs, Estimate
 from losswire.errors import (
     CancelledError,
     DeadlineError,
@@ -21,6 +25,7 @@ from losswire.errors import (
     LossError,
     MessageError,
     MessageTooLargeError,
+    NotResidentError,
     NotServedError,
     OutOfMemoryError,
     OverloadedError,
@@ -31,16 +36,23 @@ from losswire.errors import (
     UnknownLossError,
     UnreachableError,
 )
+from losswire.memory import keep as keep_memory
+from losswire.resident import Handle
 
 __all__ = [
     "CancelledError",
     "Client",
+    "Costs",
     "DeadlineError",
     "DrainingError",
+    "Estimate",
+    "Handle",
+    "Hedge",
     "InternalError",
     "LossError",
     "MessageError",
     "MessageTooLargeError",
+    "NotResidentError",
     "NotServedError",
     "OutOfMemoryError",
     "OverloadedError",
@@ -54,4 +66,6 @@ __all__ = [
     "UnknownLossError",
     "UnreachableError",
     "connect",
+    "estimate",
+    "keep_memory",
 ]

@@ -1,42 +1,23 @@
 """A call as bytes, and a reply's bytes as a Result. No sockets here."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from lossclient.headers import PlainReply, plain_call, plain_reply
+from lossclient.terms import USUAL, Terms, WireDtype
 from losswire import value
 from losswire.errors import InternalError, SpecError
 from losswire.frame import Parts
+from losswire.narrow import exact, rounded
+from losswire.resident import Handle, sorted_out
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
-
-#: What a client says of its calls, as the wire has it.
-PRIORITIES = {
-    "high": pb.PRIORITY_HIGH,
-    "usual": pb.PRIORITY_UNSPECIFIED,
-    "low": pb.PRIORITY_LOW,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What a client asks of each of its calls.
-
-    Attributes:
-        priority: "high", "usual" or "low": who goes first where calls wait for a device.
-    """
-
-    priority: str = "usual"
-
-    def __post_init__(self) -> None:
-        if self.priority not in PRIORITIES:
-            raise ValueError(
-                f"priority must be one of {', '.join(PRIORITIES)}; given {self.priority!r}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +55,8 @@ class Result:
         state: what to send as `state` with the next call, for a loss that remembers.
         timings: where the server spent its time.
         metrics: names of the outputs that are no loss: counts, recalls, targets.
+        kept: where `grad_keep` was asked for, the share of each gradient's sum of squares that was
+            sent: {"pred": 0.996}, or {"pred.cls_scores[0]": ..., ...} of a tree.
     """
 
     loss: Any
@@ -82,15 +65,12 @@ class Result:
     state: Any
     timings: Timings
     metrics: frozenset[str] = frozenset()
+    kept: dict[str, float] = field(default_factory=dict)
 
     @property
     def grad(self) -> Any:
         """The gradient of `pred`; None if it was not asked for."""
         return self.grads.get("pred")
-
-
-#: What a client asks for that was told nothing.
-USUAL = Terms()
 
 
 def encode_call(
@@ -113,21 +93,31 @@ def encode_call(
         wrt = (wrt,)
     if not isinstance(reduction_override, str | Mapping | None):
         raise SpecError("must be a text", field="reduction_override", given=reduction_override)
+    if grad_output is None and state is None and terms.plain:
+        known = plain_call(config, inputs, wrt, avg_factor, reduction_override, terms)
+        if known is not None:
+            return known
     payloads: list[Buffer] = []
-    header = pb.ComputeHeader(
-        config=value.pack(plain(config), [], "config"), wrt=wrt, priority=PRIORITIES[terms.priority]
-    )
+    header = pb.ComputeHeader(config=value.pack(plain(config), [], "config"), wrt=wrt)
+    terms.write(header)
+    wires = terms.wires
     for name, given in inputs.items():
         if given is not None:
-            header.inputs[name].CopyFrom(value.pack(given, payloads, name))
+            written = functools.partial(_written, wires.get(name, ""))
+            header.inputs[name].CopyFrom(value.pack(given, payloads, name, written=written))
     _set_options(header, payloads, avg_factor=avg_factor, reduction_override=reduction_override)
     if grad_output is not None:
-        if not isinstance(grad_output, dict | TensorBytes | int | float):
+        if not isinstance(grad_output, dict | TensorBytes | Handle | int | float):
             grad_output = np.asarray(grad_output)
         header.grad_output.CopyFrom(value.pack(_upstream(grad_output), payloads, "grad_output"))
     if state is not None:
         header.state.CopyFrom(value.pack(state, payloads, "state"))
-    return Parts(header.SerializeToString(), payloads)
+    return sorted_out(header, payloads)
+
+
+def _written(wire: str, given: TensorBytes) -> TensorBytes:
+    """A tensor in as few bytes as it may have."""
+    return exact(rounded(given, wire) if wire else given)
 
 
 def call_message(
@@ -142,6 +132,8 @@ def call_message(
     wrt: Iterable[str] = ("pred",),
     state: Any = None,
     terms: Terms = USUAL,
+    wire_dtype: WireDtype = None,
+    grad_keep: float | None = None,
     **more: Any,
 ) -> Parts:
     """The parts of the ComputeRequest of `Client.compute` with these arguments."""
@@ -153,7 +145,7 @@ def call_message(
         reduction_override=reduction_override,
         grad_output=grad_output,
         state=state,
-        terms=terms,
+        terms=terms.but(wire_dtype, grad_keep),
     )
 
 
@@ -176,7 +168,7 @@ def _set_options(header: pb.ComputeHeader, payloads: list[Buffer], **options: An
 
 def _upstream(tree: Any) -> Any:
     """An upstream gradient with its numbers as arrays."""
-    if isinstance(tree, TensorBytes):
+    if isinstance(tree, TensorBytes | Handle):
         return tree
     if isinstance(tree, dict):
         return {name: _upstream(one) for name, one in tree.items()}
@@ -234,6 +226,8 @@ def decode_reply(reply: Parts, leaf: Callable[[TensorBytes], Any]) -> Result:
     Raises:
         InternalError: they are none of such a message.
     """
+    if (known := plain_reply(reply)) is not None:
+        return _plain_result(*known, reply.payloads, leaf)
     try:
         header = pb.ResultHeader.FromString(reply.header)
     except DecodeError:
@@ -245,19 +239,38 @@ def decode_reply(reply: Parts, leaf: Callable[[TensorBytes], Any]) -> Result:
     reader = Reader(reply.payloads, leaf)
     # A protobuf map has no order of its own.
     losses = {name: reader.read(header.losses[name], name) for name in sorted(header.losses)}
-    took = header.timings
     return Result(
         loss=_loss(losses, header.metrics),
         losses=losses,
         grads={name: reader.read(given, name) for name, given in header.grads.items()},
         state=reader.read(header.state, "state") if header.HasField("state") else None,
-        timings=Timings(
-            queue=took.queue,
-            decode=took.decode,
-            compute=took.compute,
-            encode=took.encode,
-            batch=took.batch,
-            fused=took.fused,
-        ),
+        timings=_timings(header.timings),
         metrics=frozenset(header.metrics),
+        kept=reader.energy,
+    )
+
+
+def _plain_result(
+    said: PlainReply, timings: bytes, payloads: Sequence[Buffer], leaf: Callable[[TensorBytes], Any]
+) -> Result:
+    """The result in a reply that is remembered but for its tensors."""
+    losses = {one.name: leaf(one.found(payloads)) for one in said.losses}
+    return Result(
+        loss=_loss(losses, said.metrics),
+        losses=losses,
+        grads={one.name: leaf(one.found(payloads)) for one in said.grads},
+        state=None,
+        timings=_timings(pb.Timings.FromString(timings)),
+        metrics=said.metrics,
+    )
+
+
+def _timings(took: pb.Timings) -> Timings:
+    return Timings(
+        queue=took.queue,
+        decode=took.decode,
+        compute=took.compute,
+        encode=took.encode,
+        batch=took.batch,
+        fused=took.fused,
     )

@@ -1,50 +1,31 @@
 """The client: one object for a training loop, its threads and its forked workers."""
 
-import os
+import math
 import threading
-from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
+import numpy as np
+import numpy.typing as npt
 
-from lossclient.call import USUAL, Result, Terms, call_message, decode_reply, encode_call
+from lossclient.background import Background
+from lossclient.call import Result, call_message, decode_reply, encode_call
 from lossclient.dense import dense
-from lossclient.line import Line
+from lossclient.estimating import estimate, learned
+from lossclient.many import send_many
 from lossclient.planes import Planes
-from lossclient.transport import Retry, Transport
+from lossclient.resident import handle_of
+from lossclient.terms import USUAL, Terms, WireDtype
 from losswire import frame, tensor
+from losswire.cost import Estimate
+from losswire.errors import LossError
 from losswire.frame import Parts
+from losswire.resident import Handle
 from losswire.tensor import TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
-
-#: Calls of `submit` in flight at once; more wait their turn.
-SUBMITTED_AT_ONCE = 64
-
-
-def connect(
-    target: str = "localhost:50051",
-    *,
-    credentials: grpc.ChannelCredentials | None = None,
-    retry: Retry | None = None,
-    max_message_bytes: int = -1,
-    priority: str = "usual",
-) -> "Client":
-    """A client of the server at `target`. Nothing is sent before the first call.
-
-    Parameters:
-        target: "host:port", "unix:/path" or any other gRPC target.
-        credentials: for TLS, such as grpc.ssl_channel_credentials(); None is unencrypted.
-        retry: how calls are repeated when no server answers.
-        max_message_bytes: bytes of a reply; -1 for no limit.
-        priority: "high", "usual" or "low": whose calls go first where they wait for a device.
-    """
-    if not isinstance(target, str):
-        raise TypeError(f"target must be one text such as 'localhost:50051'; given {target!r}")
-    line = Line(target, credentials, max_message_bytes)
-    return Client(Planes(Transport(line, retry or Retry())), Terms(priority=priority))
 
 
 class Client:
@@ -59,7 +40,7 @@ class Client:
         self.transport = planes.transport
         self.terms = terms
         self._lock = threading.Lock()
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._submitted: Background | None = None
 
     def compute(
         self,
@@ -73,6 +54,8 @@ class Client:
         grad_output: Any = None,
         wrt: Iterable[str] = ("pred",),
         state: Any = None,
+        wire_dtype: WireDtype = None,
+        grad_keep: float | None = None,
         timeout: float | None = 30.0,
         **more: Any,
     ) -> Result:
@@ -90,6 +73,7 @@ class Client:
                 of a part; ones if it is left out.
             wrt: names of the inputs whose gradients to return; () for the loss alone.
             state: `state` of the last result, for a loss that remembers.
+            wire_dtype, grad_keep: for this call in place of the client's; {} and 1 for none.
             timeout: seconds for everything, retries included; None is for ever.
             more: the loss's own inputs, such as ignore_index, by upstream's names.
 
@@ -108,6 +92,8 @@ class Client:
             wrt=wrt,
             state=state,
             terms=self.terms,
+            wire_dtype=wire_dtype,
+            grad_keep=grad_keep,
             **more,
         )
         return self._receive(message, timeout)
@@ -157,20 +143,115 @@ class Client:
         told = self._receive(message, timeout).losses
         return dense(told) if "counts" in told else told
 
+    def compute_many(
+        self,
+        calls: Iterable[Mapping[str, Any] | Sequence[Any]],
+        *,
+        timeout: float | None = 30.0,
+        return_errors: bool = False,
+    ) -> list[Any]:
+        """`compute` of several calls at once, sent in one message if they are small.
+
+        Parameters:
+            calls: for each a dict of the arguments of `compute`, or a tuple of the first of them.
+            timeout: seconds for all of them, retries included; None is for ever.
+            return_errors: give the error of a call that failed in place of its result. Else the
+                first of them is raised, once all calls have ended; a note says which call it is of.
+
+        Returns:
+            A Result for each call, in order.
+
+        Raises:
+            RequestError: a call is at fault; its message names field and rule.
+            ServiceError: the server is, or is not there.
+        """
+        messages = [
+            call_message(**call, terms=self.terms)
+            if isinstance(call, Mapping)
+            else call_message(*call, terms=self.terms)
+            for call in calls
+        ]
+        found = [
+            one if isinstance(one, LossError) else _result(one)
+            for one in send_many(self.planes, messages, timeout)
+        ]
+        if not return_errors:
+            for place, one in enumerate(found):
+                if isinstance(one, LossError):
+                    one.add_note(f"of call {place} of {len(found)}")
+                    raise one
+        return found
+
     def submit(self, *args: Any, timeout: float | None = 30.0, **kwargs: Any) -> "Future[Result]":
         """`compute` with the same arguments, not waited for.
 
         The arrays are read before it returns: they may be overwritten then.
         """
-        message = frame.write(*call_message(*args, terms=self.terms, **kwargs))
-        return self._executor().submit(self._receive, frame.read(message), timeout)
+        return self.start(call_message(*args, terms=self.terms, **kwargs), timeout)
 
     def _receive(self, parts: Parts, timeout: float | None) -> Result:
-        return decode_reply(self.send(parts, timeout), _to_numpy)
+        return _result(self.send(parts, timeout))
 
     def send(self, parts: Parts, timeout: float | None) -> Parts:
         """The parts of the reply to a ComputeRequest of these parts, for adapters."""
         return self.planes.send(parts, timeout)
+
+    def start(self, parts: Parts, timeout: float | None) -> "Future[Result]":
+        """What becomes of a ComputeRequest of these parts, not waited for, for adapters."""
+        own = frame.read(frame.write(parts.header, parts.payloads))
+        return self._background().submit(own._replace(elsewhere=parts.elsewhere), timeout, _result)
+
+    def empty(
+        self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32, timeout: float | None = 30.0
+    ) -> npt.NDArray[Any]:
+        """An array to write `pred` into, which then need not be copied for a call.
+
+        It lies in memory shared with the server, if there is any, and is otherwise an
+        array like any other. What it holds at first is anything. Of another array, as
+        long as that lies C-contiguous in this one, the same is true.
+
+        Parameters:
+            shape: its extents.
+            dtype: its element type.
+            timeout: seconds to ask the server for memory.
+
+        Raises:
+            ServiceError: the server is at fault, or is not there.
+        """
+        kind = np.dtype(dtype)
+        memory = self.planes.empty(max(1, math.prod(shape)) * kind.itemsize, timeout)
+        return np.frombuffer(memory, kind, math.prod(shape)).reshape(shape)
+
+    def put(self, array: Any, timeout: float | None = 30.0) -> Handle:
+        """Leave a tensor with the server; the handle takes its place in any call.
+
+        What the server has is not sent again. It keeps a tensor for a while after
+        its last use, if there is room; when it has let it go, or the call goes to
+        another server, the next call puts it there again by itself. For that the
+        handle holds a copy of the bytes; the array may be overwritten. A result of a
+        call with a handle is that of a call with the array.
+
+        Parameters:
+            array: an array, or a handle.
+            timeout: seconds for everything, retries included; None is for ever.
+
+        Raises:
+            TensorError: it is nothing that travels.
+            MessageTooLargeError: the server keeps nothing so large.
+            NotServedError: the server keeps nothing.
+            ServiceError: the server is at fault, or is not there.
+        """
+        return self.planes.put(handle_of(array), timeout)
+
+    def estimate(self, *args: Any, **kwargs: Any) -> Estimate:
+        """`lossclient.estimate` with the same arguments, by what calls to this server take now.
+
+        Some dozens of calls are made to find that out.
+
+        Raises:
+            LossError: as `compute`.
+        """
+        return estimate(*args, costs=learned(self.transport), terms=self.terms, **kwargs)
 
     def losses(self, timeout: float = 30.0) -> dict[str, dict[str, Any]]:
         """The server's catalogue: for each name its card.
@@ -204,8 +285,8 @@ class Client:
         """Close the connection. A closed client raises ValueError when it is used."""
         with self._lock:
             self.transport.close()
-        if self._pool is not None and self._pool[0] == os.getpid():
-            self._pool[1].shutdown(wait=False, cancel_futures=True)
+        if self._submitted is not None and self._submitted.usable:
+            self._submitted.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Sent to a spawned worker, a client arrives as what it was made from, without connection.
@@ -226,20 +307,27 @@ class Client:
     ) -> None:
         self.close()
 
-    def _executor(self) -> ThreadPoolExecutor:
-        if self._pool is not None and self._pool[0] != os.getpid():
+    def _background(self) -> Background:
+        made = self._submitted
+        if made is not None and not made.usable:
             self._lock = threading.Lock()  # the parent may have forked while it was held
         with self._lock:
             self.transport.check_open()
-            if self._pool is None or self._pool[0] != os.getpid():
-                self._pool = os.getpid(), ThreadPoolExecutor(SUBMITTED_AT_ONCE, "lossclient")
-            return self._pool[1]
+            if self._submitted is None or not self._submitted.usable:
+                self._submitted = Background(self.planes)
+            return self._submitted
+
+
+def _result(reply: Parts) -> Result:
+    return decode_reply(reply, _to_numpy)
 
 
 def _to_numpy(given: TensorBytes) -> Any:
     """A float for a scalar, else an array of its own, writable memory."""
     array = tensor.unpack(given)
-    return array.copy() if given.shape else array.item()
+    if not given.shape:
+        return array.item()
+    return array if array.flags.writeable else array.copy()
 
 
 def _parameter(found: pb.Parameter) -> dict[str, Any]:

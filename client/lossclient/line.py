@@ -8,6 +8,7 @@ child, and with it everything else that was kept.
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -17,13 +18,29 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 
 import grpc
 
-from losswire.errors import CancelledError, DeadlineError, LossError, UnreachableError
+from lossclient.channel import SEVERAL, options
+from lossclient.giving_up import Attempt, current
+from losswire.errors import (
+    CancelledError,
+    DeadlineError,
+    InternalError,
+    LossError,
+    UnreachableError,
+)
 from losswire.status import DETAILS, from_status
 
 SERVICE = "/losswire.v1.LossService/"
+HEALTH = "/grpc.health.v1.Health/Check"
 
-#: Targets on this machine.
-LOCAL = re.compile(r"localhost:|127\.|\[::1\]|unix:")
+#: A serialised grpc.health.v1.HealthCheckResponse that says SERVING.
+WELL = b"\x08\x01"
+
+#: Seconds that an answer to the question for health may take.
+CHECKED_WITHIN = 2.0
+
+#: How gRPC itself tells of a connection that broke in the middle of a call, where it does not call
+#: it UNAVAILABLE. A server of ours sends details with all it says.
+BROKEN = re.compile(r"RST_STREAM|Stream removed|GOAWAY", re.IGNORECASE)
 
 #: Seconds from which a timeout is none: gRPC counts nanoseconds in 64 bits.
 FOR_EVER = 365 * 86400.0
@@ -46,6 +63,10 @@ class Line:
         target: as gRPC takes it: "host:port", "unix:/path", "dns:///name:port".
         credentials: of TLS; None for none.
         max_message_bytes: bytes of a reply; -1 for no limit.
+
+    Attributes:
+        target: the same.
+        several: there may be several servers, and one call may reach another than the last.
     """
 
     def __init__(
@@ -54,16 +75,8 @@ class Line:
         self.target = target
         self._credentials = credentials
         self._max_message_bytes = max_message_bytes
-        self._options = [
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", -1),
-            # gRPC waits up to two minutes before it tries a lost server again; we ask sooner.
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            # No proxy stands between a machine and itself, whatever http_proxy says.
-            ("grpc.enable_http_proxy", int(not LOCAL.match(target))),
-        ]
+        self.several = bool(SEVERAL.match(target))
+        self._options = options(target, max_message_bytes)
         self._lock = threading.Lock()
         self._pid = 0
         self._channel: grpc.Channel | None = None
@@ -80,10 +93,23 @@ class Line:
         Raises:
             LossError: what the server said, or why it could not be asked.
         """
+        attempt = current()
         try:
-            return self._method(method)(message, timeout=timeout)
+            if attempt is None:
+                return self._method(method)(message, timeout=timeout)
+            return self._abandonable(attempt, method, message, timeout)
         except grpc.RpcError as error:
             raise self.told(error, timeout) from None
+
+    def check(self, told: Callable[[bool], None]) -> None:
+        """Ask whether the server is well, and do not wait: another thread tells.
+
+        Raises:
+            ValueError: the line is closed.
+        """
+        health: Any = self.channel().unary_unary(HEALTH)
+        asking = health.future(b"", timeout=CHECKED_WITHIN)
+        asking.add_done_callback(lambda answer: told(_is_well(answer)))
 
     def channel(self) -> grpc.Channel:
         """The channel, open.
@@ -148,13 +174,16 @@ class Line:
         """What a failed call says of it."""
         details = [item.value for item in error.trailing_metadata() or () if item.key == DETAILS]
         told = from_status(error.code().name, error.details() or "", *details[:1])
+        if not details and isinstance(told, InternalError) and BROKEN.search(told.rule):
+            return UnreachableError(f"a loss server must answer at {self.target} ({told.rule})")
         if isinstance(told, UnreachableError):
             return UnreachableError(f"a loss server must answer at {self.target} ({told.rule})")
         if isinstance(told, CancelledError) and not self._closed:
             # Nobody here gave it up: so does gRPC end a call that reached a server as that closed.
             return UnreachableError(f"a loss server must answer at {self.target} (it hung up)")
         if isinstance(told, DeadlineError) and not told.field:
-            return DeadlineError(f"{self.target} must answer within the timeout of {timeout} s")
+            seconds = None if timeout is None else round(timeout, 3)
+            return DeadlineError(f"{self.target} must answer within the timeout of {seconds} s")
         return told
 
     def _method(self, name: str) -> Callable[..., bytes]:
@@ -164,6 +193,19 @@ class Line:
             method = self._methods[name] = channel.unary_unary(SERVICE + name)
         return method
 
+    def _abandonable(
+        self, attempt: Attempt, method: str, message: bytes, timeout: float | None
+    ) -> bytes:
+        """The reply to a call that another thread may give up."""
+        call: Any = self._method(method)
+        future = call.future(message, timeout=timeout)
+        with attempt.ended_by(future.cancel):
+            try:
+                reply: bytes = future.result()
+            except grpc.FutureCancelledError:
+                raise CancelledError("the call was given up") from None
+            return reply
+
     def _open(self) -> None:
         self._methods, self._kept = {}, {}
         if self._credentials is None:
@@ -171,3 +213,19 @@ class Line:
         else:
             self._channel = grpc.secure_channel(self.target, self._credentials, self._options)
         self._pid = os.getpid()
+        # gRPC keeps the connection of a channel that was forgotten, and not closed.
+        weakref.finalize(self, _forget, self._channel, self._pid).atexit = False
+
+
+def _forget(channel: grpc.Channel, pid: int) -> None:
+    """Close a channel that nobody can use any longer; a forked child leaves it to its parent."""
+    if pid == os.getpid():
+        channel.close()
+
+
+def _is_well(answer: Any) -> bool:
+    """Whether a server that was asked for its health may be sent calls."""
+    if answer.code() is grpc.StatusCode.OK:
+        return bool(answer.result() == WELL)
+    # It has no such service, but it answers.
+    return answer.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -9,7 +9,7 @@ A loss that remembers has its state in buffers of the module, so that it is in
 the trainer's checkpoint; the server keeps nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from lossclient.call import Result, decode_reply, encode_call, numbers
 from lossclient.client import Client
+from lossclient.torch_bytes import to_bytes, to_torch
 from lossclient.torch_state import Remembering
 from lossclient.torch_tree import gradients_of, map_tree, tensors_of
-from losswire import tensor
-from losswire.tensor import TensorBytes
+from losswire.resident import Handle
 
 #: Stands where a tensor was, in a tree that is kept for its shape alone.
 PLACE = torch.empty(0)
@@ -96,7 +96,7 @@ class RemoteLoss(Remembering):
 
     def extra_repr(self) -> str:
         """What repr() shows between the parentheses."""
-        return f"{self.cfg}, target={self.client.transport.line.target!r}"
+        return f"{self.cfg}, target={str(self.client.transport.targets)!r}"
 
 
 class _Call:
@@ -137,17 +137,25 @@ class _Call:
         upstream: dict[str, Any] | None = None,
     ) -> Result:
         """Ask the server, with these tensors in the places of the call's own."""
-        following = iter(tensors)
-        inputs = map_tree(lambda _: to_bytes(_widened(next(following))), self._inputs)
         message = encode_call(
             self._cfg,
-            inputs,
+            self._packed(iter(tensors)),
             wrt=wrt,
             grad_output=map_tree(to_bytes, upstream),
             terms=self._client.terms,
             **self._options | {"state": map_tree(to_bytes, self._options["state"])},
         )
         return decode_reply(self._client.send(message, self._timeout), to_torch)
+
+    def _packed(self, following: Iterator[Tensor]) -> dict[str, Any]:
+        """The inputs, with these tensors as they travel."""
+        wires = self._client.terms.wires
+
+        def packed(name: str, tree: Any) -> Any:
+            wire = wires.get(name, "")
+            return map_tree(lambda _: to_bytes(_widened(next(following)), wire), tree)
+
+        return {name: packed(name, tree) for name, tree in self._inputs.items()}
 
     def take(self, result: Result) -> list[Tensor]:
         """Each tensor of the outputs; the rest of the result is noted."""
@@ -232,17 +240,6 @@ def _widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype is torch.float16 else tensor
 
 
-def to_bytes(given: Tensor) -> TensorBytes:
-    """A tensor ready for the wire; on the CPU and contiguous it is viewed, else copied."""
-    own = given.detach().cpu().resolve_conj().resolve_neg()
-    if own.dtype is torch.bfloat16:
-        return tensor.pack(own.view(torch.int16).numpy())._replace(dtype="bfloat16")
-    return tensor.pack(own.numpy())
-
-
-def to_torch(given: TensorBytes) -> Tensor:
-    """A tensor from the wire, in memory of its own."""
-    if given.dtype == "bfloat16":
-        bits = torch.from_numpy(tensor.unpack(given._replace(dtype="int16")).copy())
-        return bits.view(torch.bfloat16)
-    return torch.from_numpy(tensor.unpack(given).copy())
+def put(client: Client, given: Tensor, timeout: float | None = 30.0) -> Handle:
+    """`client.put` of a tensor of any device and dtype. No gradient will flow into it."""
+    return client.put(to_bytes(given), timeout)

@@ -22,8 +22,9 @@ from lossserver.card import card
 from lossserver.decode import decode
 from lossserver.registry import UnknownNameError
 from losswire import frame, value
+from losswire.dtypes import DTYPES
 from losswire.errors import LossError, SpecError
-from losswire.tensor import DTYPES, Buffer, TensorBytes
+from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 
 Shape = tuple[int, ...]

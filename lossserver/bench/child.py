@@ -7,15 +7,30 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 
 class BenchError(RuntimeError):
     """The run could not take place."""
 
 
+class Child(NamedTuple):
+    """A server in another process: where it listens, and its process id."""
+
+    target: str
+    pid: int
+
+
 @contextmanager
 def process(*arguments: str) -> Iterator[str]:
-    """Run `python -m ARGUMENTS` until the block ends; its target, from a line "serving on TARGET".
+    """`child`'s target alone."""
+    with child(*arguments) as running:
+        yield running.target
+
+
+@contextmanager
+def child(*arguments: str) -> Iterator[Child]:
+    """Run `python -m ARGUMENTS` until the block ends; its target is from a line "serving on TARGET".
 
     Raises:
         BenchError: it ended before it served.
@@ -35,6 +50,6 @@ def process(*arguments: str) -> Iterator[str]:
             time.sleep(0.05)
             said += log.read()
         try:
-            yield said.split("serving on ")[1].split()[0]
+            yield Child(said.split("serving on ")[1].split()[0], running.pid)
         finally:
             running.terminate()

@@ -11,7 +11,7 @@ class Options:
         call: calls to send in turn, each LOSS:SHAPE[/DTYPE] or LOSS:NAME=SHAPE[/DTYPE][<LIMIT],…
             LOSS is a name or a JSON config, SHAPE that of pred, such as 64x80. For a loss whose
             inputs cannot be made up from that, name each of them; integers are below LIMIT.
-        target: where the server listens, host:port; if left out, one is started and stopped.
+        target: where the server listens, host:port or unix:/path; if left out, one is started and stopped.
         callers: of a closed loop: each sends its next call when the last is answered.
         rate: calls a second of an open loop, which come as they come, answered or not; 0 is a
             closed loop.

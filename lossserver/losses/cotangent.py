@@ -16,7 +16,7 @@ Source: MMDetection 3.3.0, `weight_reduce_loss` (mmdet/models/losses/utils.py).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,6 +65,21 @@ class Cotangent:
             out = out if part is None else out * part
         out = out.expand(self.shape)
         return out if self.shape == rows.shape else out.sum_to_size(rows.shape)
+
+    def part(self, start: int, stop: int) -> "Cotangent":
+        """The cotangent of a range of rows, of as many dimensions as `shape` and at least two rows."""
+
+        def own(given: Tensor | None) -> Tensor | None:
+            if given is None or given.dim() < len(self.shape) or given.shape[0] != self.shape[0]:
+                return given
+            return given[start:stop]
+
+        return replace(
+            self,
+            shape=(stop - start, *self.shape[1:]),
+            weight=own(self.weight),
+            upstream=own(self.upstream),
+        )
 
     @property
     def may_be_zero(self) -> bool:

@@ -24,9 +24,18 @@ class Recording(lossclient.Client):
 
     def send(self, parts, timeout):
         """Keep header and state, and send."""
+        self.keep(parts)
+        return super().send(parts, timeout)
+
+    def start(self, parts, timeout):
+        """Likewise, and do not wait."""
+        self.keep(parts)
+        return super().start(parts, timeout)
+
+    def keep(self, parts):
+        """Keep header and state."""
         header = pb.ComputeHeader.FromString(parts.header)
         self.sent = [*getattr(self, "sent", []), header]
         reader = Reader(parts.payloads, tensor.unpack)
         state = reader.read(header.state, "state") if header.HasField("state") else None
         self.states = [*getattr(self, "states", []), state]
-        return super().send(parts, timeout)

@@ -5,7 +5,7 @@ import torch
 
 import lossclient
 from lossclient.call import decode_reply, encode_call
-from lossclient.torch import to_bytes, to_torch
+from lossclient.torch_bytes import to_bytes, to_torch
 from lossserver.tree import map_tensors
 from tests.detection.golden_heads import GoldenHead, golden_heads, leaves, manifest
 from tests.losses.test_golden import assert_close

@@ -11,9 +11,9 @@ STEPS = 25
 LOSS = re.compile(r"^step +\d+  loss (\S+)", re.MULTILINE)
 
 
-def run(example: str) -> str:
+def run(example: str, steps: int = STEPS) -> str:
     """What the example prints."""
-    command = [sys.executable, f"examples/{example}.py", "--steps", str(STEPS)]
+    command = [sys.executable, f"examples/{example}.py", "--steps", str(steps)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lossclient.call import decode_reply, encode_call
-from lossclient.torch import to_bytes, to_torch
+from lossclient.torch_bytes import to_bytes, to_torch
 from lossserver.compute import compute
 from lossserver.decode import decode
 from lossserver.encode import encode
@@ -27,8 +27,8 @@ def job_of(config, inputs, wrt=("pred",), grad_output=None, state=None, **option
 def results(*jobs, device=CPU):
     """What the jobs give when they are computed as one batch, as a client sees it."""
     return [
-        decode_reply(encode(Result(computed=c, batch=1, queue=0, compute=0), 0), to_torch)
-        for c in compute(jobs, device)
+        decode_reply(encode(Result(computed=c, batch=1, queue=0, compute=0), 0, job), to_torch)
+        for c, job in zip(compute(jobs, device), jobs, strict=True)
     ]
 
 

@@ -8,7 +8,7 @@ from lossserver.card import card
 from lossserver.losses.loss import Call, ReducedLoss
 from lossserver.losses.rows import RowwiseLoss
 from lossserver.registry import LOSSES, RefusedError
-from lossserver.tree import map_tensors
+from lossserver.tree import map_tensors, tensors
 from tests.losses.calls import answer, assert_all_close, floats, job_of, results, unreduced
 from tests.losses.cases import CASES
 from tests.losses.golden import golden_names
@@ -232,3 +232,14 @@ def test_on_cuda_as_on_the_cpu(case):
 
     assert_all_close(found.losses, expected.losses)
     assert_all_close(flat(found.grad), flat(expected.grad))
+
+
+@every_loss
+def test_no_loss_writes_into_its_inputs(case):
+    """They may be a tensor that stays with the server, which the next call reads, too."""
+    job = job_of(case.config, case.inputs(5), **case.options)
+    leaves = list(tensors([dict(job.call.inputs), dict(job.call.grad_output), job.call.state]))
+    before = [leaf.clone() for leaf in leaves]
+    results(job)
+
+    assert_all_close(leaves, before, rtol=0, atol=0)

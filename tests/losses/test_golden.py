@@ -8,7 +8,8 @@ from torch import Tensor
 
 import lossclient
 from lossclient.call import decode_reply, encode_call
-from lossclient.torch import to_bytes, to_torch
+from lossclient.terms import USUAL
+from lossclient.torch_bytes import to_bytes, to_torch
 from lossserver.losses.corners import clamped_sigmoid
 from lossserver.losses.cotangent import cotangent
 from lossserver.registry import LOSSES, RefusedError
@@ -41,7 +42,7 @@ GOLDENS = [golden for golden in goldens() if golden.case["id"] not in OTHERWISE]
 every_golden = pytest.mark.parametrize("golden", GOLDENS, ids=str)
 
 
-def compute(client, golden: Golden, step: Step, wrt=(), grad_output=None, state=None):
+def compute(client, golden: Golden, step: Step, wrt=(), grad_output=None, state=None, terms=USUAL):
     """The server's answer as tensors. bfloat16 arrays need a package that NumPy users may lack."""
     message = encode_call(
         golden.config,
@@ -49,6 +50,7 @@ def compute(client, golden: Golden, step: Step, wrt=(), grad_output=None, state=
         wrt=wrt,
         grad_output=map_tensors(to_bytes, grad_output),
         state=map_tensors(to_bytes, state),
+        terms=terms,
         **step.options,
     )
     return decode_reply(client.send(message, 30), to_torch)

@@ -5,7 +5,7 @@ import torch
 
 import losswire.errors
 from lossclient.call import encode_call
-from lossclient.torch import to_bytes
+from lossclient.torch_bytes import to_bytes
 from lossserver.decode import opened
 from lossserver.tree import map_tensors
 from tests.losses.calls import answer, job_of

@@ -74,6 +74,31 @@ def test_bytes_over_the_sum_are_refused():
         entered(admission, 10)
 
 
+def test_what_a_call_names_counts_for_it(admission):
+    """It takes room beside the message, and all of it is given back at once."""
+    first = entered(admission, 60)
+    first.more(40)
+    second = admission.begin()
+    with pytest.raises(OverloadedError, match="--max-bytes-in-flight"):
+        second.enter(60, None)
+    second.enter(50, None)
+    with pytest.raises(OverloadedError, match="given 150 in flight and 1 more"):
+        second.more(1)
+    first.end()
+    second.more(100)
+    second.end()
+
+    assert (admission.calls, admission.bytes) == (0, 0)
+
+
+def test_a_call_that_names_too_much_is_refused(admission):
+    """More than may ever be in flight never enters, alone or not; the message names the option."""
+    alone = entered(admission, 100)
+    alone.more(50)
+    with pytest.raises(MessageTooLargeError, match=r"--max-bytes-in-flight.*given 151 bytes"):
+        alone.more(1)
+
+
 def test_a_draining_server_takes_no_more(admission):
     """No new calls; one that had begun is let in, since the drain waits for it."""
     begun = admission.begin()

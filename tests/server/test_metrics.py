@@ -65,6 +65,7 @@ def test_every_count_is_on_the_page(metrics):
     metrics.restarted("cuda:0")
     metrics.kernel("compiled")
     metrics.compiled(1.5)
+    metrics.resident("evicted")
     told = page(metrics)
     told = {key: value for key, value in told.items() if value and "bucket" not in key[0]}
 
@@ -93,6 +94,7 @@ def test_every_count_is_on_the_page(metrics):
         ("device_restarts_total", "cuda:0"): 1,
         ("kernels_total", "compiled"): 1,
         ("compiling_seconds_total",): 1.5,
+        ("resident_total", "evicted"): 1,
     }
 
 

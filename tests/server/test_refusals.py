@@ -9,7 +9,6 @@ import lossclient
 from losswire import frame, value
 from losswire.status import DETAILS
 from losswire.v1 import loss_pb2 as pb
-from losswire.v1 import loss_pb2_grpc
 
 FOCAL = {"type": "FocalLoss"}
 L1 = {"type": "L1Loss"}
@@ -292,15 +291,3 @@ def test_no_gradient_reaches_what_is_not_read(client):
 
     assert result.grads["target"] is None
     assert result.grad.shape == (2, 3)
-
-
-def test_streams_are_not_served_yet(server):
-    """What a later version will serve says so, as UNIMPLEMENTED with a sentence."""
-    with grpc.insecure_channel(server.target) as channel:
-        stub = loss_pb2_grpc.LossServiceStub(channel)
-        for call in (stub.ComputeStream, stub.ComputeLarge):
-            with pytest.raises(grpc.RpcError) as caught:
-                list(call(iter([]), timeout=30))
-
-            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-            assert "send Compute" in caught.value.details()

@@ -13,7 +13,8 @@ from losswire.status import from_status, to_status
 
 
 def leaves(cls: type[LossError]) -> set[type[LossError]]:
-    below = cls.__subclasses__()
+    # A client's own kinds of these never travel.
+    below = [one for one in cls.__subclasses__() if one.__module__ == errors.__name__]
     return set().union(*map(leaves, below)) if below else {cls}
 
 

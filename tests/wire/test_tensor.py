@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from losswire import tensor
+from losswire.dtypes import DTYPES
 from losswire.errors import MessageError, TensorError
-from losswire.tensor import DTYPES, TensorBytes
+from losswire.tensor import TensorBytes
 from losswire.v1 import loss_pb2 as pb
 
 every_dtype = pytest.mark.parametrize("name", DTYPES)
@@ -60,6 +61,7 @@ def test_a_contiguous_array_is_not_copied():
 def test_bfloat16_without_its_package_says_what_to_install(monkeypatch):
     """NumPy alone cannot show bfloat16; the error names the cure."""
     monkeypatch.setitem(__import__("sys").modules, "ml_dtypes", None)
+    tensor.numpy_dtype.cache_clear()
 
     with pytest.raises(TensorError, match="pip install ml_dtypes"):
         tensor.unpack(TensorBytes("bfloat16", (1,), b"\0\0"))

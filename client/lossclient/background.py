@@ -1,0 +1,222 @@
+"""Calls that are sent and not waited for: many in flight, without a thread each.
+
+    at once      a small call goes over the stream; the thread that reads it settles the future
+    in a thread  what cannot, and what has failed and is worth another attempt
+
+A future ends no later than its timeout, whatever the server does: one thread looks
+after those that are under way, for as long as there are any.
+"""
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+from lossclient.line import FOR_EVER
+from lossclient.planes import Planes
+from lossclient.stream import Stream, UnservedError
+from lossclient.transport import RETRIED
+from losswire.errors import LossError
+from losswire.frame import Parts
+from losswire.streaming import Answered
+
+#: Calls in flight at once that need a thread each; more wait their turn.
+THREADS = 64
+
+#: What a call may be sent once more for, one way or another.
+ANOTHER_WAY = (*RETRIED, UnservedError)
+
+T = TypeVar("T")
+
+
+class Background:
+    """What works on submitted calls. Made again in a forked process.
+
+    Parameters:
+        planes: the ways to the server.
+    """
+
+    def __init__(self, planes: Planes) -> None:
+        self._planes = planes
+        self._pid = os.getpid()
+        self._pool = ThreadPoolExecutor(THREADS, "lossclient")
+        self._overdue = Overdue()
+
+    @property
+    def usable(self) -> bool:
+        """Whether this is the process that made it."""
+        return self._pid == os.getpid()
+
+    def submit(
+        self, parts: Parts, timeout: float | None, decode: Callable[[Parts], T]
+    ) -> "Future[T]":
+        """The future of what `decode` makes of the answer.
+
+        Parameters:
+            parts: of the call, in memory that is its own.
+            timeout: seconds for everything; None is for ever.
+            decode: called in another thread.
+        """
+        call = Submitted(parts, timeout, decode, self._again)
+        streams = self._planes.plane in ("auto", "stream")
+        line = self._planes.transport.first() if streams else None
+        if line is None or not self._planes.over_stream(parts) or not call.left() > 0:
+            self._again(call)
+            return call
+        self._overdue.watch(call)
+        try:
+            call.begin(line.keep(Stream, Stream))
+        except LossError:
+            self._again(call)
+        return call
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _again(self, call: "Submitted[Any]") -> None:
+        """Have a thread make as many attempts as it takes."""
+        try:
+            work = self._pool.submit(call.run, self._planes)
+        except RuntimeError:  # it is closed
+            call.cancel()
+        else:
+            work.add_done_callback(lambda _: call.cancel())
+
+
+class Submitted(Future[T], Generic[T]):
+    """A call that was submitted.
+
+    Parameters:
+        parts, timeout, decode: as above.
+        again: called if it did not go over the stream, and may another way.
+
+    Attributes:
+        until: monotonic seconds after which nobody waits for it; infinity is never.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        timeout: float | None,
+        decode: Callable[[Parts], T],
+        again: Callable[["Submitted[T]"], None],
+    ) -> None:
+        super().__init__()
+        self.until = math.inf if timeout is None else time.monotonic() + timeout
+        self._parts = parts
+        self._timeout = timeout
+        self._decode = decode
+        self._again = again
+        self._stream: Stream | None = None
+        self._number = 0
+
+    def left(self) -> float:
+        """Seconds until nobody waits for it."""
+        return self.until - time.monotonic()
+
+    def begin(self, stream: Stream) -> None:
+        """Send it.
+
+        Raises:
+            LossError: the stream is over.
+        """
+        self._stream = stream
+        timeout = self._timeout if self.until < math.inf else None
+        self._number = stream.begin(self._parts, timeout, self._answered)
+
+    def cancel(self) -> bool:
+        """Wait for it no longer, if it is not answered; whether that was so."""
+        cancelled = super().cancel()
+        if cancelled and self._stream is not None:
+            self._stream.cancel(self._number)
+        return cancelled
+
+    def expire(self) -> None:
+        """Its time is over."""
+        stream = self._stream
+        if stream is not None and stream.cancel(self._number):
+            self._settle(stream.late(self._timeout))
+
+    def run(self, planes: Planes) -> None:
+        """Make as many attempts as it takes, in this thread."""
+        if self.cancelled():
+            return
+        left = self.left()
+        try:
+            found: Parts | Exception = planes.send(self._parts, left if left < FOR_EVER else None)
+        except Exception as error:  # noqa: BLE001  (whoever waits is told)
+            found = error
+        self._settle(found)
+
+    def _answered(self, outcome: Answered | LossError) -> None:
+        """It was answered over the stream, or never will be."""
+        stream = self._stream
+        assert stream is not None  # noqa: S101  (for mypy)
+        try:
+            found: Parts | Exception = stream.read(outcome, self._timeout)
+        except ANOTHER_WAY:
+            self._again(self)
+            return
+        except LossError as error:
+            found = error
+        self._settle(found)
+
+    def _settle(self, found: Parts | Exception) -> None:
+        if not self.set_running_or_notify_cancel():
+            return
+        if isinstance(found, Exception):
+            self.set_exception(found)
+            return
+        try:
+            result = self._decode(found)
+        except Exception as error:  # noqa: BLE001  (whoever waits is told)
+            self.set_exception(error)
+        else:
+            self.set_result(result)
+
+
+class Overdue:
+    """Ends calls whose time is over, in a thread that is there as long as there are calls."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._calls: set[Submitted[Any]] = set()
+        self._next = math.inf  # when the thread looks again; there is none
+
+    def watch(self, call: Submitted[Any]) -> None:
+        """See to it that the call ends."""
+        if call.until == math.inf:
+            return
+        self._calls.add(call)
+        call.add_done_callback(self._done)
+        with self._changed:
+            if call.until >= self._next:
+                return
+            if self._next == math.inf:
+                threading.Thread(target=self._look, name="lossclient-late", daemon=True).start()
+            self._next = call.until
+            self._changed.notify()
+
+    def _done(self, call: Any) -> None:
+        self._calls.discard(call)
+
+    def _expire(self) -> None:
+        # Not in `_look`, whose last call would stay with it while it waits.
+        now = time.monotonic()
+        for call in self._calls.copy():
+            if call.until <= now:
+                self._calls.discard(call)
+                call.expire()
+
+    def _look(self) -> None:
+        while True:
+            self._expire()
+            with self._changed:
+                self._next = min((call.until for call in self._calls.copy()), default=math.inf)
+                if self._next == math.inf:
+                    return
+                self._changed.wait(max(0.0, self._next - time.monotonic()))

@@ -1,0 +1,297 @@
+"""Many small calls over one stream: sent together where several wait, answered in any order.
+
+A call over a stream that is there costs half of a unary one, which is a stream of
+its own. Threads, of one stream:
+
+    any of the caller's     leaves a call to be sent, and may wait for its answer
+    gRPC's                  takes all that wait, as one message
+    "lossclient-stream"     hands each answer to whoever waits for it
+"""
+
+import functools
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, status_pb2
+
+from lossclient.giving_up import current
+from lossclient.line import SERVICE, Line
+from lossclient.outgoing import Outgoing
+from lossclient.waiting import Gathering, Waiting
+from losswire import frame, streaming
+from losswire.errors import (
+    CancelledError,
+    DeadlineError,
+    InternalError,
+    LossError,
+    MessageError,
+    NotServedError,
+    UnreachableError,
+)
+from losswire.frame import Parts
+from losswire.status import from_status
+from losswire.streaming import Answered
+from losswire.v1 import loss_pb2 as pb
+
+Settle = Callable[[Answered | LossError], None]
+
+
+class EndedError(UnreachableError):
+    """The server has ended the stream, for want of use, and not seen the call: send it again."""
+
+
+class UnservedError(NotServedError):
+    """The server has no streams."""
+
+
+class Stream:
+    """A stream of a line, from the first call to whatever ends it.
+
+    Parameters:
+        line: to the server.
+
+    Attributes:
+        thread: reads it until it ends.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._target = line.target
+        self._line = weakref.ref(line)
+        self._outgoing = Outgoing()
+        self._flying: dict[int, Settle] = {}
+        self._asked: dict[int, Waiting[pb.Region]] = {}
+        self._numbers = itertools.count(1)
+        self._over: LossError | None = None
+        method: Any = line.channel().stream_stream(SERVICE + "ComputeStream")
+        self._call = method(self._outgoing.messages())
+        # Whoever forgets to close a client has no stream left over from it.
+        self._forgotten = weakref.finalize(line, _end, self._call, self._outgoing)
+        self._forgotten.atexit = False
+        self.thread = threading.Thread(target=self._read, name="lossclient-stream", daemon=True)
+        self.thread.start()
+
+    def __str__(self) -> str:
+        return self._target
+
+    def call(self, parts: Parts, timeout: float | None, answer: bytes = b"") -> Parts:
+        """The parts of the answer to a call.
+
+        Parameters:
+            parts: of the call. It is sent from where its tensors lie.
+            timeout: seconds; None is for ever.
+            answer: a serialised Span, where tensors of the answer may be written.
+
+        Raises:
+            EndedError, UnservedError: it must be sent once more, or another way.
+            LossError: what the server said, or why it could not be asked.
+        """
+        waiting = Waiting[Answered]()
+        number = self.begin(parts, timeout, waiting.settle, answer)
+        self._wait(waiting, timeout, [number])
+        return self.read(waiting.found, timeout)
+
+    def call_many(self, calls: Sequence[Parts], timeout: float | None) -> list[Parts | LossError]:
+        """For each call the parts of its answer, or why there is none. They go in one message."""
+        gathering = Gathering[Answered](len(calls))
+        numbers = [
+            self._expect(functools.partial(gathering.settle_one, place))
+            for place in range(len(calls))
+        ]
+        self._outgoing.put_together(
+            streaming.written_call(number, timeout, parts)
+            for number, parts in zip(numbers, calls, strict=True)
+        )
+        told: LossError | None
+        try:
+            self._check(numbers)
+            self._wait(gathering, timeout, numbers)
+            told = gathering.found
+        except LossError as error:
+            told = error
+        return [self._outcome(found or told, timeout) for found in gathering.all]
+
+    def begin(
+        self, parts: Parts, timeout: float | None, settle: Settle, answer: bytes = b""
+    ) -> int:
+        """Send a call, and do not wait; the number to `cancel` it by.
+
+        Parameters:
+            parts: of the call. They are read a moment later.
+            timeout: seconds after which the server gives it up; None is never.
+            settle: called once, in another thread, with what became of it.
+            answer: a serialised Span, where tensors of the answer may be written.
+
+        Raises:
+            LossError: the stream is over.
+        """
+        number = self._expect(settle)
+        self._outgoing.put(streaming.written_call(number, timeout, parts, answer))
+        self._check([number])
+        return number
+
+    def cancel(self, number: int) -> bool:
+        """Wait for a call no longer, and whether it was waited for; it is not settled after that."""
+        if self._flying.pop(number, None) is None:
+            return False
+        self._outgoing.put(streaming.written_cancelled([number]))
+        return True
+
+    def read(self, outcome: Answered | LossError, timeout: float | None) -> Parts:
+        """The parts of an answer.
+
+        Raises:
+            LossError: the call has failed.
+        """
+        if isinstance(outcome, LossError):
+            raise outcome
+        if outcome.response is None:
+            raise self._failed(outcome.status, timeout)
+        try:
+            return frame.read(outcome.response)
+        except MessageError:
+            raise InternalError(
+                "an answer must have a losswire.v1.ComputeResponse",
+                given=f"{len(outcome.response)} other bytes",
+            ) from None
+
+    def open_region(self, number: int, size: int, timeout: float | None) -> str:
+        """Have the server make a region; the name under which it can be had.
+
+        Raises:
+            LossError: it is not to be had.
+        """
+        asked = self._asked[number] = Waiting[pb.Region]()
+        region = pb.OpenRegion(region=number, bytes=size)
+        self._outgoing.put(streaming.written_opened(region.SerializeToString()))
+        if self._over is not None:
+            asked.settle(self._over)
+        there = asked.wait(timeout)
+        del self._asked[number]
+        if not there:
+            self.close_region(number)
+            raise self.late(timeout)
+        if isinstance(asked.found, LossError):
+            raise asked.found
+        if not asked.found.name:
+            raise self._failed(asked.found.status, timeout)
+        return asked.found.name
+
+    def close_region(self, number: int) -> None:
+        """Use a region no longer."""
+        self._outgoing.put(streaming.written_closed(number))
+
+    def close(self) -> None:
+        """End the stream. Calls in flight end with CancelledError."""
+        _end(self._call, self._outgoing)
+
+    def _expect(self, settle: Settle) -> int:
+        number = next(self._numbers)
+        self._flying[number] = settle
+        return number
+
+    def _check(self, numbers: Iterable[int]) -> None:
+        """Raise why the stream is over, if nobody else will settle these calls.
+
+        Called when they are in flight: if it ends after that, they will be.
+        """
+        if self._over is not None and [n for n in numbers if self._flying.pop(n, None)]:
+            raise self._over
+
+    def _wait(self, waiting: Waiting[Any], timeout: float | None, numbers: Iterable[int]) -> None:
+        """Wait for what these calls find; give them up if that ends in any other way."""
+        attempt = current()
+        try:
+            with attempt.ended_by(waiting.give_up) if attempt else nullcontext():
+                if not waiting.wait(timeout):
+                    raise self.late(timeout)
+        finally:
+            for number in numbers:
+                self.cancel(number)
+
+    def _outcome(
+        self, found: Answered | LossError | None, timeout: float | None
+    ) -> Parts | LossError:
+        assert found is not None  # noqa: S101  (for mypy: all are there)
+        try:
+            return self.read(found, timeout)
+        except LossError as error:
+            return error
+
+    def _failed(self, status: bytes, timeout: float | None) -> LossError:
+        told = told_by(status)
+        if isinstance(told, DeadlineError) and not told.field:
+            return self.late(timeout)
+        return told
+
+    def late(self, timeout: float | None) -> DeadlineError:
+        """What is told of a call that was not answered in time."""
+        seconds = None if timeout is None else round(timeout, 3)
+        return DeadlineError(f"{self._target} must answer within the timeout of {seconds} s")
+
+    def _read(self) -> None:
+        """Hand out answers until the stream ends, and then why."""
+        try:
+            for message in self._call:
+                self._take(message)
+            over: LossError = EndedError(f"{self._target} has ended the stream")
+        except MessageError:
+            over = InternalError("a server must send losswire.v1.ComputeStreamResponse")
+        except grpc.RpcError as error:
+            over = self._why(error)
+        self._over = over
+        _end(self._call, self._outgoing)
+        # The call is an exception, too, whose traceback leads to all that is to be forgotten.
+        self._forgotten.detach()
+        line = self._line()
+        # That there are no streams is remembered.
+        if line is not None and not isinstance(over, UnservedError):
+            line.forget(self)
+        while self._flying:
+            _, settle = self._flying.popitem()
+            settle(over)
+        for asked in list(self._asked.values()):
+            asked.settle(over)
+
+    def _take(self, message: bytes) -> None:
+        answers, regions = streaming.read_told(message)
+        for answer in answers:
+            settle = self._flying.pop(answer.id, None)
+            if settle is not None:
+                settle(answer)
+        for serialised in regions:
+            region = pb.Region.FromString(serialised)
+            asked = self._asked.get(region.region)
+            if asked is not None:
+                asked.settle(region)
+
+    def _why(self, error: grpc.RpcError) -> LossError:
+        line = self._line()
+        told = CancelledError("the client is gone") if line is None else line.told(error, None)
+        if isinstance(told, NotServedError):
+            return UnservedError(told.rule)
+        return told
+
+
+def told_by(status: bytes) -> LossError:
+    """The error in a serialised google.rpc.Status.
+
+    Raises:
+        InternalError: it is none.
+    """
+    try:
+        said = status_pb2.Status.FromString(status)
+        return from_status(code_pb2.Code.Name(said.code), said.message, status)
+    except (DecodeError, ValueError):
+        return InternalError("a status must be a google.rpc.Status")
+
+
+def _end(call: Any, outgoing: Outgoing) -> None:
+    """End a stream, and the thread that sends."""
+    outgoing.end()
+    call.cancel()

@@ -1,0 +1,59 @@
+"""How a thread waits for what another one finds."""
+
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+from losswire.errors import CancelledError, LossError
+
+T = TypeVar("T")
+
+
+class Waiting(Generic[T]):
+    """A thread that waits for one thing.
+
+    Attributes:
+        found: it, or what came instead; once `wait` has said that there is something.
+    """
+
+    def __init__(self) -> None:
+        self._found: SimpleQueue[T | LossError] = SimpleQueue()
+        self.found: T | LossError
+
+    def settle(self, found: T | LossError) -> None:
+        """End the wait. If that is done twice, the first time counts."""
+        self._found.put(found)
+
+    def give_up(self) -> None:
+        """End the wait: nobody wants it any longer."""
+        self.settle(CancelledError("the call was given up"))
+
+    def wait(self, timeout: float | None) -> bool:
+        """Whether there is something within so many seconds; None is for ever."""
+        try:
+            self.found = self._found.get(timeout=timeout)
+        except Empty:
+            return False
+        return True
+
+
+class Gathering(Waiting[None], Generic[T]):
+    """A thread that waits for several things.
+
+    Parameters:
+        count: how many.
+
+    Attributes:
+        all: each of them, or what came instead; None of what has not come yet.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.all: list[T | LossError | None] = [None] * count
+        self._left = count
+
+    def settle_one(self, place: int, found: T | LossError) -> None:
+        """Note one. By one thread only."""
+        self.all[place] = found
+        self._left -= 1
+        if not self._left:
+            self.settle(None)

@@ -1,0 +1,223 @@
+"""The messages of a ComputeStream, read and written without copying tensors.
+
+A call's request stays one view of its message, which frame.read takes apart, and
+so does an answer's response. Tensors are copied once, as a message is joined.
+tests/wire/test_streaming.py compares each with what protobuf makes of it.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from losswire import frame
+from losswire.errors import MessageError
+from losswire.frame import Parts, fields, varint
+from losswire.tensor import Buffer
+
+_DOUBLE = struct.Struct("<d")
+_64_BITS = 2**64 - 1
+_32_BITS = 2**32 - 1
+
+
+def _varint_tag(number: int) -> int:
+    return number << 3
+
+
+def _bytes_tag(number: int) -> int:
+    return number << 3 | 2
+
+
+# Of StreamCall and of StreamAnswer.
+_ID = _varint_tag(1)
+_TIMEOUT = 2 << 3 | 1
+_ANSWER, _REQUEST = _bytes_tag(3), _bytes_tag(4)
+_RESPONSE, _STATUS = _bytes_tag(2), _bytes_tag(3)
+
+# Of the messages themselves.
+_CALLS, _OPENED = _bytes_tag(1), _bytes_tag(3)
+_CANCELLED, _CLOSED = 2, 4
+_ANSWERS, _REGIONS = _bytes_tag(1), _bytes_tag(2)
+
+
+class Called(NamedTuple):
+    """A StreamCall.
+
+    Attributes:
+        id: chosen by the client.
+        timeout: seconds for which the caller waits; None is for ever.
+        answer: a serialised Span, where tensors of the answer may go; empty for none.
+        request: a serialised ComputeRequest.
+    """
+
+    id: int
+    timeout: float | None
+    answer: bytes
+    request: Buffer
+
+
+class Asked(NamedTuple):
+    """A ComputeStreamRequest.
+
+    Attributes:
+        calls: in order.
+        cancelled: ids of calls whose answers nobody waits for.
+        opened: serialised OpenRegions.
+        closed: numbers of regions that are not used any longer.
+    """
+
+    calls: Sequence[Called] = ()
+    cancelled: Sequence[int] = ()
+    opened: Sequence[bytes] = ()
+    closed: Sequence[int] = ()
+
+
+class Answered(NamedTuple):
+    """A StreamAnswer: a response, or a status of what went wrong.
+
+    Attributes:
+        id: of the call.
+        response: a serialised ComputeResponse; None if there is a status.
+        status: a serialised google.rpc.Status; empty if there is a response.
+    """
+
+    id: int
+    response: Buffer | None
+    status: bytes
+
+
+def read_asked(message: Buffer) -> Asked:
+    """A serialised ComputeStreamRequest.
+
+    Raises:
+        MessageError: it is none, or has too many fields.
+    """
+    calls: list[Called] = []
+    opened: list[bytes] = []
+    cancelled: list[int] = []
+    closed: list[int] = []
+    for tag, value in fields(message):
+        if isinstance(value, int):
+            if tag >> 3 == _CANCELLED:
+                cancelled.append(value & _64_BITS)
+            elif tag >> 3 == _CLOSED:
+                closed.append(value & _32_BITS)
+        elif tag == _CALLS:
+            calls.append(_read_call(value))
+        elif tag == _OPENED:
+            opened.append(bytes(value))
+        elif tag == _bytes_tag(_CANCELLED):
+            cancelled += (one & _64_BITS for one in _packed(value, len(cancelled)))
+        elif tag == _bytes_tag(_CLOSED):
+            closed += (one & _32_BITS for one in _packed(value, len(closed)))
+    return Asked(calls, cancelled, opened, closed)
+
+
+def _read_call(message: memoryview) -> Called:
+    number, timeout = 0, None
+    answers: list[Buffer] = []
+    requests: list[Buffer] = []
+    for tag, value in fields(message):
+        if isinstance(value, int):
+            number = value & _64_BITS if tag == _ID else number
+        elif tag == _REQUEST:
+            requests.append(value)
+        elif tag == _TIMEOUT:
+            (timeout,) = _DOUBLE.unpack(value)
+        elif tag == _ANSWER:
+            answers.append(value)
+    # Two serialised messages in a row are one, merged, as protobuf has it of a field sent twice.
+    request = requests[0] if len(requests) == 1 else b"".join(requests)
+    return Called(number, timeout, b"".join(answers), request)
+
+
+def _packed(view: memoryview, before: int) -> Iterable[int]:
+    """Numbers without tags: so protobuf writes a repeated number."""
+    at = 0
+    for _ in range(frame.MAX_FIELDS - before):
+        if at == len(view):
+            return
+        value, at = frame.read_varint(view, at)
+        yield value
+    if at < len(view):
+        raise MessageError(f"a message must have at most {frame.MAX_FIELDS} fields and numbers")
+
+
+def written_call(
+    number: int, timeout: float | None, parts: Parts, answer: bytes = b""
+) -> list[Buffer]:
+    """What a message with this call is joined of; messages add up."""
+    request = frame.laid_out(*parts)
+    head = b"\x08" + varint(number)
+    if timeout is not None:
+        head += b"\x11" + _DOUBLE.pack(timeout)
+    if answer:
+        head += b"\x1a" + varint(len(answer)) + answer
+    return _entry(head, b"\x22", request)
+
+
+def written_cancelled(numbers: Iterable[int]) -> list[Buffer]:
+    """What a message that gives up these calls is joined of."""
+    packed = b"".join(map(varint, numbers))
+    return [b"\x12" + varint(len(packed)) + packed]
+
+
+def written_opened(region: bytes) -> list[Buffer]:
+    """What a message with this serialised OpenRegion is joined of."""
+    return [b"\x1a" + varint(len(region)) + region]
+
+
+def written_closed(region: int) -> list[Buffer]:
+    """What a message that closes this region is joined of."""
+    return [b"\x20" + varint(region)]
+
+
+def written_answer(number: int, response: Parts) -> list[Buffer]:
+    """What a message with this answer is joined of; messages add up."""
+    return _entry(b"\x08" + varint(number), b"\x12", frame.laid_out(*response))
+
+
+def written_status(number: int, status: bytes) -> list[Buffer]:
+    """What a message that says how this call ended is joined of."""
+    return _entry(b"\x08" + varint(number), b"\x1a", [status])
+
+
+def written_region(region: bytes) -> list[Buffer]:
+    """What a message with this serialised Region is joined of."""
+    return [b"\x12" + varint(len(region)) + region]
+
+
+def _entry(head: bytes, tag: bytes, inside: list[Buffer]) -> list[Buffer]:
+    """Field 1 of a message of `head` and a field `tag` of what is `inside`."""
+    head += tag + varint(length := sum(map(len, inside)))
+    return [b"\x0a" + varint(len(head) + length) + head, *inside]
+
+
+def read_told(message: Buffer) -> tuple[list[Answered], list[bytes]]:
+    """The answers in a serialised ComputeStreamResponse, and its serialised Regions.
+
+    Raises:
+        MessageError: it is none.
+    """
+    answers: list[Answered] = []
+    regions: list[bytes] = []
+    for tag, value in fields(message):
+        if tag == _ANSWERS and not isinstance(value, int):
+            answers.append(_read_answer(value))
+        elif tag == _REGIONS and not isinstance(value, int):
+            regions.append(bytes(value))
+    return answers, regions
+
+
+def _read_answer(message: memoryview) -> Answered:
+    number = 0
+    response: Buffer | None = None
+    status = b""
+    for tag, value in fields(message):
+        if isinstance(value, int):
+            number = value & _64_BITS if tag == _ID else number
+        elif tag == _RESPONSE:
+            # Of a oneof the last one counts; the same one twice is merged.
+            response, status = b"".join((response, value)) if response else value, b""
+        elif tag == _STATUS:
+            response, status = None, bytes(value)
+    return Answered(number, response, status)

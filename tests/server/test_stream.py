@@ -1,0 +1,295 @@
+"""Many calls over one stream, by a client of another make: plain protobuf, and what it does wrong."""
+
+import queue
+import re
+import signal
+import threading
+
+import grpc
+import numpy as np
+import pytest
+
+import lossclient
+from lossclient.call import encode_call
+from lossserver import stream
+from losswire import frame
+from losswire.status import DETAILS, from_status
+from losswire.v1 import loss_pb2 as pb
+from losswire.v1 import loss_pb2_grpc
+
+L1 = {"type": "L1Loss"}
+SLOW = {"type": "BoundaryLoss"}
+
+
+def request_of(pred=1.0, config=L1, size=4):
+    """A call whose loss is |pred|."""
+    inputs = {"pred": np.full(size, pred, np.float32), "target": np.zeros(size, np.float32)}
+    return pb.ComputeRequest.FromString(frame.write(*encode_call(config, inputs)))
+
+
+class Talk:
+    """One stream. Messages are sent as they are given, bytes as they are."""
+
+    def __init__(self, target):
+        self._channel = grpc.insecure_channel(target)
+        self._to_send = queue.SimpleQueue()
+        method = self._channel.stream_stream(
+            "/losswire.v1.LossService/ComputeStream",
+            request_serializer=lambda one: (
+                one if isinstance(one, bytes) else one.SerializeToString()
+            ),
+            response_deserializer=pb.ComputeStreamResponse.FromString,
+        )
+        self.call = method(iter(self._to_send.get, None))
+
+    def say(self, *calls, **more):
+        """Send a message with these calls."""
+        self.send(pb.ComputeStreamRequest(calls=calls, **more))
+
+    def send(self, message):
+        """Send a message, or None: there will be no more."""
+        self._to_send.put(message)
+
+    def answers(self, count):
+        """So many answers, by id."""
+        found = {}
+        while len(found) < count:
+            found |= {answer.id: answer for answer in next(self.call).answers}
+        return found
+
+    def end(self):
+        """What the stream ended with, answers that are still to come passed over."""
+        try:
+            for _ in self.call:
+                pass
+        except grpc.RpcError as error:
+            details = [v for k, v in error.trailing_metadata() if k == DETAILS]
+            return from_status(error.code().name, error.details(), *details)
+        return None
+
+    def close(self):
+        """Hang up."""
+        self._to_send.put(None)
+        self._channel.close()
+
+
+@pytest.fixture
+def talk(server):
+    """Opens streams of the shared server."""
+    opened = []
+
+    def start(target=server.target):
+        opened.append(Talk(target))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def loss_of(answer):
+    """The loss that an answer has."""
+    index = answer.response.header.losses["loss"].tensor_value.payload
+    return np.frombuffer(answer.response.payloads[index], np.float32)[0]
+
+
+def error_of(answer):
+    """The error that an answer has."""
+    assert answer.WhichOneof("outcome") == "status"
+    status = answer.status
+    from google.rpc import code_pb2, status_pb2  # noqa: PLC0415
+
+    said = status_pb2.Status.FromString(status)
+    return from_status(code_pb2.Code.Name(said.code), said.message, status)
+
+
+def test_calls_are_answered_by_their_ids(talk):
+    """Several in one message, and one in the next; whatever numbers the client has chosen."""
+    one = talk()
+    one.say(*(pb.StreamCall(id=2**63 + i, request=request_of(i)) for i in range(5)))
+    one.say(pb.StreamCall(id=0, request=request_of(9.0)))
+    found = one.answers(6)
+
+    assert {i: loss_of(answer) for i, answer in found.items()} == {
+        0: 9.0,
+        **{2**63 + i: float(i) for i in range(5)},
+    }
+
+
+def test_each_call_has_a_status_of_its_own(talk):
+    """What is wrong with one call is nothing to the next, and neither to the stream."""
+    wrong = pb.StreamCall(id=1, request=request_of(config={"type": "Nope"}))
+    late = pb.StreamCall(id=2, timeout=0.0, request=request_of())
+    never = pb.StreamCall(id=3, timeout=float("nan"), request=request_of())
+    empty = pb.StreamCall(id=4)
+    good = pb.StreamCall(id=5, timeout=30.0, request=request_of())
+    one = talk()
+    one.say(wrong, late, never, empty, good)
+    found = one.answers(5)
+
+    assert isinstance(error_of(found[1]), lossclient.UnknownLossError)
+    assert isinstance(error_of(found[2]), lossclient.DeadlineError)
+    assert isinstance(error_of(found[3]), lossclient.DeadlineError)
+    assert isinstance(error_of(found[4]), lossclient.RequestError)
+    assert loss_of(found[5]) == 1.0
+
+
+def test_a_call_whose_request_is_no_message_fails_alone(talk):
+    """Its neighbour in the same message is answered."""
+    bad = b"\x08\x01\x22\x02\x0a\x7f"  # id 1, a request of two bytes that ends too early
+    one = talk()
+    one.send(b"\x0a" + bytes([len(bad)]) + bad)
+    one.say(pb.StreamCall(id=2, request=request_of()))
+    found = one.answers(2)
+
+    assert isinstance(error_of(found[1]), lossclient.MessageError)
+    assert loss_of(found[2]) == 1.0
+
+
+@pytest.mark.parametrize("message", [b"\x0a\x7f", b"\x0f", b"\xff" * 20], ids=repr)
+def test_what_is_no_message_ends_the_stream(talk, message):
+    """With an error that says so."""
+    one = talk()
+    one.send(message)
+
+    assert isinstance(one.end(), lossclient.MessageError)
+
+
+def test_two_calls_of_one_id_end_the_stream(serve, talk):
+    """Nobody could tell which of them an answer is to."""
+    one = talk(serve("--max-wait", "30").target)
+    one.say(
+        pb.StreamCall(id=7, request=request_of(size=40_000)),
+        pb.StreamCall(id=7, request=request_of(size=40_000)),
+    )
+
+    assert "id: must be of no other call in flight" in str(one.end())
+
+
+def test_an_id_may_be_used_again(talk):
+    """Once the call that had it is answered."""
+    one = talk()
+    for pred in (1.0, 2.0, 3.0):
+        one.say(pb.StreamCall(id=1, request=request_of(pred)))
+        assert loss_of(one.answers(1)[1]) == pred
+
+
+def test_what_has_come_is_answered_when_the_client_ends_the_stream(talk):
+    """It says that no more will come, not that nobody waits."""
+    one = talk()
+    one.say(*(pb.StreamCall(id=i, request=request_of()) for i in range(20)))
+    one.send(None)
+
+    assert sorted(one.answers(20)) == list(range(20))
+    assert one.end() is None
+
+
+def test_a_cancelled_call_is_dropped(serve, talk):
+    """It is not answered, nor computed if it still waits; the others are."""
+    server = serve("--max-wait", "30")
+    one = talk(server.target)
+    one.say(pb.StreamCall(id=1, request=request_of(size=40_000)), cancelled=[99])
+    one.say(cancelled=[1])
+    one.say(pb.StreamCall(id=2, request=request_of(config={"type": "Nope"})))
+
+    assert list(one.answers(1)) == [2]
+    server.stop()
+    assert "status=CANCELLED" in server.log.read_text()
+
+
+def test_a_call_in_the_message_that_cancels_it_is_dropped(talk):
+    """Before it has begun."""
+    one = talk()
+    one.say(
+        pb.StreamCall(id=1, request=request_of()),
+        pb.StreamCall(id=2, request=request_of()),
+        cancelled=[1],
+    )
+
+    assert list(one.answers(1)) == [2]
+
+
+def test_the_deadline_of_a_call_ends_it(serve, talk):
+    """While it waits for company, which nobody else ends."""
+    one = talk(serve("--max-wait", "50").target)
+    one.say(pb.StreamCall(id=1, timeout=0.2, request=request_of(size=40_000)))
+
+    assert isinstance(error_of(one.answers(1)[1]), lossclient.DeadlineError)
+
+
+def test_a_connection_has_few_streams(talk):
+    """One more than that is refused, and the others go on."""
+    many = talk()
+    opened = []
+    for _ in range(stream.STREAMS - 1):
+        method = loss_pb2_grpc.LossServiceStub(many._channel).ComputeStream
+        to_send = queue.SimpleQueue()
+        to_send.put(pb.ComputeStreamRequest(calls=[pb.StreamCall(id=1, request=request_of())]))
+        opened.append((to_send, method(iter(to_send.get, None))))
+        assert loss_of(next(opened[-1][1]).answers[0]) == 1.0
+    many.say(pb.StreamCall(id=1, request=request_of()))
+    many.answers(1)
+    with pytest.raises(grpc.RpcError) as refused:
+        next(loss_pb2_grpc.LossServiceStub(many._channel).ComputeStream(iter([])))
+
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for to_send, _ in opened:
+        to_send.put(None)
+
+
+def test_a_client_that_does_not_read_is_not_read_from(serve, talk):
+    """Its answers fill its line, its calls stay with it, and another is served meanwhile."""
+    server = serve("--max-calls-in-flight", "100000")
+    silent = talk(server.target)
+    sent = threading.Semaphore(0)
+    message = pb.ComputeStreamRequest(
+        calls=[pb.StreamCall(id=1, request=request_of(size=4096))]
+    ).SerializeToString()
+
+    def numbered():
+        for number in range(1_000_000):
+            sent.release()
+            call = pb.ComputeStreamRequest.FromString(message)
+            call.calls[0].id = number
+            yield call.SerializeToString()
+
+    call = silent._channel.stream_stream("/losswire.v1.LossService/ComputeStream")(numbered())
+    taken = 0
+    while sent.acquire(timeout=2):
+        taken += 1
+    one = talk(server.target)
+    one.say(pb.StreamCall(id=1, request=request_of()))
+
+    assert loss_of(one.answers(1)[1]) == 1.0
+    assert taken < 3000
+    call.cancel()
+
+
+def test_a_server_that_is_stopped_answers_and_ends_its_streams(serve, talk):
+    """What it has is answered, the client is sent elsewhere, and an idle stream holds nothing up."""
+    server = serve("--max-wait", "50")
+    idle, busy = talk(server.target), talk(server.target)
+    idle.say(pb.StreamCall(id=1, request=request_of(config={"type": "Nope"})))
+    idle.answers(1)
+    busy.say(pb.StreamCall(id=1, request=request_of(size=40_000)))
+    busy.say(pb.StreamCall(id=2, request=request_of(config={"type": "Nope"})))
+    busy.answers(1)  # so the first is in as well
+    code = server.stop(signal.SIGTERM)
+
+    assert code == 0
+    assert loss_of(busy.answers(1)[1]) == 1.0
+    for one in (idle, busy):
+        assert isinstance(one.end(), lossclient.DrainingError)
+
+
+def test_a_client_that_hangs_up_leaves_nothing(serve, talk):
+    """Its calls are given up; the server counts none in flight and ends at once."""
+    server = serve("--max-wait", "50")
+    one = talk(server.target)
+    one.say(*(pb.StreamCall(id=i, request=request_of(size=40_000)) for i in range(9)))
+    one.say(pb.StreamCall(id=9, request=request_of(config={"type": "Nope"})))
+    one.answers(1)
+    one.call.cancel()
+    server.find(re.compile(r"(status=CANCELLED[\s\S]*){9}"))
+
+    assert server.stop() == 0
