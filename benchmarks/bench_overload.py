@@ -13,6 +13,7 @@ generator's limit as well as the server's: it says how late it sent.
 """
 
 import argparse
+import functools
 import shlex
 import socket
 import urllib.request
@@ -60,7 +61,14 @@ def told(found: dict[str, Any]) -> str:
 
 def peak_of(target: str, call: str, args: argparse.Namespace) -> float:
     """Calls a second of a closed loop."""
-    found = load(target, call, callers=args.callers, seconds=args.peak_seconds, warmup=WARMUP)
+    found = load(
+        target,
+        call,
+        callers=args.callers,
+        seconds=args.peak_seconds,
+        warmup=WARMUP,
+        plane=args.plane,
+    )
     print(f"{call}: peak of {args.callers} callers: {told(found)}")
     return float(found["calls_per_second"])
 
@@ -78,6 +86,7 @@ def overload(target: str, port: int, call: str, args: argparse.Namespace) -> Non
         deadline=args.deadline,
         connections=args.connections,
         processes=args.processes,
+        plane=args.plane,
     )
     after = counted(port)
     # Once more, since the machine's speed drifts.
@@ -100,11 +109,28 @@ def overload(target: str, port: int, call: str, args: argparse.Namespace) -> Non
 def greed(target: str, call: str, args: argparse.Namespace) -> None:
     """Measure a modest tenant alone, and beside a greedy one, in alternating rounds."""
     for _ in range(args.rounds):
-        alone = load(target, call, callers=1, seconds=args.modest_seconds, warmup=WARMUP)
+        one = functools.partial(
+            load,
+            target,
+            call,
+            callers=1,
+            seconds=args.modest_seconds,
+            warmup=WARMUP,
+            plane=args.plane,
+        )
+        alone = one()
         with ThreadPoolExecutor() as pool:
             lasting = args.modest_seconds + 2 * WARMUP
-            greedy = pool.submit(load, target, call, callers=args.greedy, seconds=lasting, warmup=0)
-            beside = load(target, call, callers=1, seconds=args.modest_seconds, warmup=WARMUP)
+            greedy = pool.submit(
+                load,
+                target,
+                call,
+                callers=args.greedy,
+                seconds=lasting,
+                warmup=0,
+                plane=args.plane,
+            )
+            beside = one()
         share = beside["calls_per_second"] / alone["calls_per_second"]
         print(f"{call}: modest alone: {told(alone)}")
         print(f"{call}: modest beside {args.greedy}: {told(beside)}; share left {share:.2f}")
@@ -115,6 +141,7 @@ def main() -> None:
     """Measure each call, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--call", nargs="+", default=["FocalLoss:2048x80", "FocalLoss:64x80"])
+    parser.add_argument("--plane", default="inline", help="inline or stream")
     parser.add_argument("--callers", type=int, default=64, help="of the closed loop")
     parser.add_argument("--peak-seconds", type=float, default=8)
     parser.add_argument("--times", type=float, default=2, help="of the peak that are offered")

@@ -22,6 +22,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from lossserver.bench.outcomes import Outcomes, Window, arrivals
+from lossserver.bench.streamed import Streamed
 from losswire import frame
 from losswire.errors import MessageError
 from losswire.v1 import loss_pb2 as pb
@@ -55,6 +56,7 @@ class Orders:
         seconds: of the window.
         deadline: seconds for each call.
         connections: to open.
+        plane: "inline", or "stream": how calls travel.
         seed: of the arrivals.
     """
 
@@ -66,6 +68,7 @@ class Orders:
     seconds: float
     deadline: float
     connections: int
+    plane: str
     seed: int
 
 
@@ -118,15 +121,19 @@ async def _run(orders: Orders, pipe: Connection, progress: Any, place: int) -> N
     start: float = pipe.recv()
     gc.collect()
     gc.freeze()
-    load = _Load(
-        orders, [channel.unary_unary(f"/{SERVICE}/Compute") for channel in channels], start
-    )
+    load = _Load(orders, [_stub(channel, orders.plane) for channel in channels], start)
     counting = asyncio.create_task(load.count_into(progress, place))
     await (load.open() if orders.rate else load.closed())
     await counting
     pipe.send(load.report)
     for channel in channels:
         await channel.close()
+
+
+def _stub(channel: grpc.aio.Channel, plane: str) -> Stub:
+    if plane == "stream":
+        return Streamed(channel.stream_stream(f"/{SERVICE}/ComputeStream"))
+    return channel.unary_unary(f"/{SERVICE}/Compute")
 
 
 class _Load:

@@ -1,6 +1,7 @@
 """What the load generator is told: frozen, checked, units in the text."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,7 @@ class Options:
         warmup: seconds to send calls before that, unmeasured.
         deadline: seconds each call may take, from when it should have started.
         connections: TCP connections in all, each a tenant of its own; a process has at least one.
+        plane: how calls travel: "inline", each in a unary call, or "stream", over one a connection.
         processes: processes that send, for when one is not fast enough.
         seed: of the inputs and of the arrivals.
         json: file to write the figures to, "-" for stdout in place of the table.
@@ -32,6 +34,7 @@ class Options:
     warmup: float = 2.0
     deadline: float = 30.0
     connections: int = 1
+    plane: Literal["inline", "stream"] = "inline"
     processes: int = 1
     seed: int = 0
     json: str = ""

@@ -79,6 +79,7 @@ def orders(options: Options, target: str, messages: tuple[bytes, ...]) -> list[O
             seconds=options.seconds,
             deadline=options.deadline,
             connections=max(1, share(options.connections, i)),
+            plane=options.plane,
             # Distances between seeds that nobody will choose by hand.
             seed=options.seed + i * 1_000_003,
         )
