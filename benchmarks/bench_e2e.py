@@ -3,9 +3,10 @@
     python -m benchmarks.bench_e2e --rounds 5 [--serve='--compile auto']
 
 Each server is a process on this machine's CPU, the load generator (`lossserver
-bench`) is another. Rounds alternate, since the machine's speed drifts more
-between minutes than the servers differ. What is aimed at: one caller waits no
-longer than with the naive server, 64 callers get 1.8 times as many calls.
+bench`) is another. Ours is asked in two ways: by unary calls, as the others, and
+over a stream, as our client asks. Rounds alternate, since the machine's speed
+drifts more between minutes than the servers differ. What is aimed at: one caller
+waits no longer than with the naive server, 64 callers get 1.8 times as many calls.
 Not measured here: networks, large tensors, a device other than the CPU.
 """
 
@@ -44,22 +45,34 @@ def main() -> None:
     args = parser.parse_args()
 
     ours = ("lossserver", "serve", "--port", "0", "--device", "cpu", *shlex.split(args.serve))
-    alone: dict[str, list[float]] = {"echo": [], "naive": [], "lossserver": []}
-    many: dict[str, list[float]] = {name: [] for name in alone}
     with (
         process("benchmarks.echo") as echo,
         process("benchmarks.naive") as naive,
         process(*ours) as own,
     ):
-        targets = {"echo": echo, "naive": naive, "lossserver": own}
+        ways = {
+            "echo": (echo, "inline"),
+            "naive": (naive, "inline"),
+            "unary": (own, "inline"),
+            "stream": (own, "stream"),
+        }
+        alone: dict[str, list[float]] = {name: [] for name in ways}
+        many: dict[str, list[float]] = {name: [] for name in ways}
         print(f"# calls answered by a fused kernel: {warm(own, CALL, args.patience)}")
         for _ in range(args.rounds):
-            for name, target in targets.items():
-                one = load(target, CALL, callers=1, seconds=args.seconds, warmup=0.5)
+            for name, (target, plane) in ways.items():
+                one = load(target, CALL, callers=1, seconds=args.seconds, warmup=0.5, plane=plane)
                 alone[name].append(one["latency"]["p50"] * 1e3)
-            for name, target in targets.items():
-                all_ = load(target, CALL, callers=args.callers, seconds=args.seconds, warmup=1)
-                many[name].append(all_["calls_per_second"])
+            for name, (target, plane) in ways.items():
+                together = load(
+                    target,
+                    CALL,
+                    callers=args.callers,
+                    seconds=args.seconds,
+                    warmup=1,
+                    plane=plane,
+                )
+                many[name].append(together["calls_per_second"])
     compared(f"one caller: p50 of {CALL} float32, value and gradient", "ms", alone)
     compared(f"{args.callers} callers", "calls/s", many)
 

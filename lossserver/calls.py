@@ -17,7 +17,7 @@ from lossserver.outbox import Outbox
 from lossserver.regions import Regions
 from lossserver.told import let_go, told
 from losswire import frame, streaming
-from losswire.errors import DeadlineError, MessageError
+from losswire.errors import DeadlineError, MessageError, OverloadedError
 from losswire.frame import Parts
 from losswire.status import to_status
 from losswire.streaming import Called
@@ -64,6 +64,9 @@ class Calls:
         """
         if called.id in self._running:
             raise MessageError("must be of no other call in flight", field="id", given=called.id)
+        if (why := self._front.door.refusal(self._tenant, called.timeout)) is not None:
+            self._refuse(called.id, why)
+            return
         call = _Call(called, self._front)
         self._running[call.id] = call
         self.count += 1
@@ -71,6 +74,18 @@ class Calls:
         call.work = Begun(self._run(call, called))
         if not call.work.ended and call.until < math.inf:
             self._watch(call.until)
+
+    def _refuse(self, number: int, why: OverloadedError) -> None:
+        """End a call before it has cost anything, a log line included: there may be thousands."""
+        code, status = _refusal(str(why))
+        self._front.metrics.shed("overloaded")
+        self._front.metrics.called("", code)
+        self.count += 1
+        self._outbox.put(streaming.written_status(number, status), self._refused)
+
+    def _refused(self) -> None:
+        self.count -= 1
+        self._changed()
 
     def cancel(self, number: int) -> None:
         """Nobody waits for that call any longer."""
@@ -199,6 +214,12 @@ class _Call:
         if self.until == math.inf:
             return None
         return self.until - asyncio.get_running_loop().time()
+
+
+@functools.lru_cache(maxsize=16)
+def _refusal(why: str) -> tuple[str, bytes]:
+    """Code and status of an overload."""
+    return to_status(OverloadedError(why))
 
 
 def _told(number: int, error: Exception) -> tuple[str, str, list[Buffer]]:

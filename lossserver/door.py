@@ -47,10 +47,12 @@ class Door:
 
     Parameters:
         clock: monotonic seconds.
+        most: calls of one tenant that may wait before the door while others are there.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], most: int) -> None:
         self._clock = clock
+        self._most = most
         self._inside: dict[str, int] = {}
         self._calls = 0
         self._outside: dict[str, deque[asyncio.Future[None]]] = {}
@@ -71,15 +73,27 @@ class Door:
             remaining: seconds until nobody waits for it any longer; None is never.
 
         Raises:
-            OverloadedError: it would wait for too much of that.
+            OverloadedError: it had better not wait.
         """
         self._came(tenant)
-        if tenant not in self._outside and self._calls < self._room() and self._has_share(tenant):
+        if self._is_open(tenant):
             self._count(tenant)
-            return
+        elif (why := self.refusal(tenant, remaining)) is not None:
+            raise why
+        else:
+            await self._turn(tenant)
+
+    def refusal(self, tenant: str, remaining: float | None) -> OverloadedError | None:
+        """Why the next call of a tenant had better not wait; None if it may, or need not."""
+        if self._is_open(tenant):
+            return None
         if remaining is not None and self._wait_of(tenant) > WAIT * remaining:
-            raise OverloadedError("more calls wait than can be answered in time; try again")
-        await self._turn(tenant)
+            return OverloadedError("more calls wait than can be answered in time; try again")
+        if len(self._outside.get(tenant, ())) >= self._most and not self._is_alone(tenant):
+            return OverloadedError(
+                f"while others call, at most {self._most} calls of one caller may wait; try again"
+            )
+        return None
 
     def leave(self, tenant: str) -> None:
         """A call of the tenant is done with; let in who may enter now."""
@@ -99,9 +113,14 @@ class Door:
             self._other = self._last
         self._last = (tenant, self._clock())
 
+    def _is_open(self, tenant: str) -> bool:
+        room = tenant not in self._outside and self._calls < self._room()
+        return room and self._has_share(tenant)
+
     def _has_share(self, tenant: str) -> bool:
-        if self._inside.get(tenant, 0) < SHARE:
-            return True
+        return self._inside.get(tenant, 0) < SHARE or self._is_alone(tenant)
+
+    def _is_alone(self, tenant: str) -> bool:
         other = self._other if self._last[0] == tenant else self._last
         return self._clock() - other[1] > THERE
 

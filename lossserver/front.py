@@ -62,7 +62,7 @@ class Front:
         self.admission = admission
         self.limits = limits
         self.metrics = metrics
-        self.door = Door(time.monotonic)
+        self.door = Door(time.monotonic, max(1, limits.max_calls_in_flight // 4))
         self.receiving = Receiving(limits)
         self.shared = SharedMemory(sharing)
         self.streams: Counter[str] = Counter()

@@ -39,9 +39,10 @@ STREAMS = 8
 #: Streams of all connections to a Unix socket.
 UNIX_STREAMS = 256
 
-#: Calls of one stream that are not answered, from which on it is not read any further; beyond some
-#: fifty nothing is gained. And the share of all bytes in flight that they may have.
-MOST = 256
+#: Calls of one stream that are not answered, from which on it is not read any further: more than wait
+#: at the door, so that what cannot be in time is refused there. And the share of all bytes in flight
+#: that they may have.
+MOST = 512
 SHARE = 0.25
 
 #: Calls of one message that are begun before others have a turn: what is computed together at most,

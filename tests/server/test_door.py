@@ -7,6 +7,9 @@ import pytest
 from lossserver.door import AHEAD, LEAST, MOST, SHARE, SLOWLY, THERE, WAIT, Door
 from losswire.errors import OverloadedError
 
+#: Calls of a tenant that may wait.
+MANY = 200
+
 
 class Clock:
     """A time that only moves when it is told to."""
@@ -39,7 +42,7 @@ def test_who_is_alone_is_not_held_up(clock):
     """A batch of one tenant's calls may be as large as it likes."""
 
     async def scenario():
-        return inside(await knock(Door(clock), "one", 50))
+        return inside(await knock(Door(clock, MANY), "one", 50))
 
     assert asyncio.run(scenario()) == 50
 
@@ -48,7 +51,7 @@ def test_while_another_is_there_a_tenant_has_its_share(clock):
     """The greedy one waits before the door; the modest one walks in; each that leaves lets one in."""
 
     async def scenario():
-        door = Door(clock)
+        door = Door(clock, MANY)
         (modest,) = await knock(door, "modest", 1)
         greedy = await knock(door, "greedy", 50)
         counts = [inside(greedy)]
@@ -69,7 +72,7 @@ def test_once_the_other_has_gone_all_are_let_in(clock):
     """Nobody waits for somebody who does not come any more."""
 
     async def scenario():
-        door = Door(clock)
+        door = Door(clock, MANY)
         await knock(door, "modest", 1)
         greedy = await knock(door, "greedy", 50)
         clock.now += 2 * THERE
@@ -82,7 +85,7 @@ def test_once_the_other_has_gone_all_are_let_in(clock):
 
 async def paced(clock, seconds):
     """A door whose server gives an answer every so many seconds."""
-    door = Door(clock)
+    door = Door(clock, MANY)
     await knock(door, "one", 2)
     for _ in range(20 * SLOWLY):
         await knock(door, "one", 1)
@@ -125,6 +128,26 @@ def test_a_call_that_would_wait_too_long_is_refused(clock):
     assert asyncio.run(scenario()) == (LEAST, False, False)
 
 
+def test_while_others_call_a_tenant_may_not_fill_the_server(clock):
+    """It may have so many calls before the door; what comes beside is refused, and others' are not."""
+
+    async def scenario():
+        door = Door(clock, 3)
+        await knock(door, "modest", 1)
+        waiting = await knock(door, "greedy", SHARE + 3)
+        refused = door.refusal("greedy", None), door.refusal("modest", None)
+        clock.now += 2 * THERE
+        later = door.refusal("greedy", None)
+        for task in waiting:
+            task.cancel()
+        return refused, later
+
+    (greedy, modest), later = asyncio.run(scenario())
+
+    assert "at most 3 calls of one caller" in str(greedy)
+    assert (modest, later) == (None, None)
+
+
 def test_tenants_that_wait_take_turns(clock):
     """One with a hundred calls before the door and ten with one each: the ten need not wait for it."""
 
@@ -150,7 +173,7 @@ def test_who_gives_up_before_the_door_leaves_no_trace(clock):
     """Its turn goes to the next, also if it had just been given one."""
 
     async def scenario():
-        door = Door(clock)
+        door = Door(clock, MANY)
         await knock(door, "modest", 1)
         greedy = await knock(door, "greedy", SHARE + 3)
         greedy[SHARE].cancel()
