@@ -33,7 +33,8 @@ class Outgoing:
             DeadlineError: the caller does not take it.
         """
         view = memoryview(content)
-        for start in range(0, len(view), step):
+        # Of a payload without bytes, too, there is a piece: that it is there is not said elsewhere.
+        for start in range(0, len(view) or 1, step):
             part = view[start : start + step]
             at = self._sent.get(number, 0)
             await self._write(piece.write(number, at, part))
