@@ -167,6 +167,10 @@ class Place:
         self._admission.check_more(size, self._size)
         self._take(size)
 
+    def less(self, size: int) -> None:
+        """Give back room for `size` bytes of those that `more` has taken."""
+        self._take(-size)
+
     def _take(self, size: int) -> None:
         self._admission.bytes += size
         self._size += size

@@ -35,6 +35,10 @@ AHEAD = 0.1
 LEAST = 16
 MOST = 256
 
+#: And so many beside, of tenants that have less than their share: calls whose messages do not come
+#: may have all other places.
+SPARE = 64
+
 #: Share of its time that a call may spend before the door.
 WAIT = 0.5
 
@@ -114,8 +118,12 @@ class Door:
         self._last = (tenant, self._clock())
 
     def _is_open(self, tenant: str) -> bool:
-        room = tenant not in self._outside and self._calls < self._room()
+        room = tenant not in self._outside and self._has_room(tenant)
         return room and self._has_share(tenant)
+
+    def _has_room(self, tenant: str) -> bool:
+        spare = SPARE if self._inside.get(tenant, 0) < SHARE else 0
+        return self._calls < self._room() + spare
 
     def _has_share(self, tenant: str) -> bool:
         return self._inside.get(tenant, 0) < SHARE or self._is_alone(tenant)
@@ -125,7 +133,7 @@ class Door:
         return self._clock() - other[1] > THERE
 
     def _room(self) -> float:
-        """Calls that may be past the door."""
+        """Calls that may be past the door, but for the spare places."""
         return MOST if self._pace * MOST <= AHEAD else max(LEAST, AHEAD / self._pace)
 
     def _wait_of(self, tenant: str) -> float:
@@ -165,7 +173,9 @@ class Door:
             raise
 
     def _forget(self, tenant: str, turn: "asyncio.Future[None]") -> None:
-        turns = self._outside[tenant]
+        turns = self._outside.get(tenant)
+        if turns is None or turn not in turns:
+            return  # its turn had come meanwhile, and it was passed over
         turns.remove(turn)
         self._waiting -= 1
         if not turns:
@@ -174,11 +184,16 @@ class Door:
 
     def _let_in(self) -> None:
         """Let in who may enter now, one of each tenant in turn."""
-        while self._ready and self._calls < self._room():
-            tenant = next(iter(self._ready))
-            del self._ready[tenant]
-            if self._has_share(tenant):
+        turns = deque(self._ready)
+        while turns:
+            tenant = turns.popleft()
+            if not self._has_share(tenant):
+                del self._ready[tenant]
+            elif self._has_room(tenant):
+                del self._ready[tenant]
                 self._admit(tenant)
+                if tenant in self._ready:
+                    turns.append(tenant)
 
     def _admit(self, tenant: str) -> None:
         """Let in the tenant's next call; if it has another, that is for its next turn."""

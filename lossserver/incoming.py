@@ -6,13 +6,15 @@ out, and nothing is allocated that was not admitted.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
 from lossserver.front import Context, connection_of
-from lossserver.receive import Receiving
+from lossserver.receive import PATIENCE, Receiving
 from losswire import frame, piece
-from losswire.errors import MessageError
+from losswire.errors import MessageError, OverloadedError
 from losswire.frame import Parts
+from losswire.piece import LEAST
 from losswire.tensor import Buffer
 
 #: Bytes that a piece may have. What a call in pieces holds is counted in pieces.
@@ -34,6 +36,9 @@ class Incoming:
         self._receiving = receiving
         self._context = context
         self._peer = connection_of(context)
+        # Bytes that have come, and seconds that were waited for them.
+        self._came = 0
+        self._waited = 0.0
 
     async def header(self) -> Parts:
         """The first message: the header, and what is elsewhere.
@@ -138,10 +143,21 @@ class Incoming:
         return message
 
     async def _message(self) -> bytes:
-        """The next message; empty if there is none."""
+        """The next message; empty if there is none.
+
+        Raises:
+            OverloadedError: the call comes so slowly that others must not wait for it.
+        """
 
         async def read() -> bytes:
+            began = time.monotonic()
             message = await self._context.read()
+            self._waited += time.monotonic() - began
             return message if isinstance(message, bytes) else b""
 
-        return await self._receiving.message(read, self._peer)
+        message = await self._receiving.message(read, self._peer)
+        self._came += len(message)
+        # A piece each PATIENCE is in time. But a byte is none: it would hold the call's place for ever.
+        if self._waited > PATIENCE * (1 + self._came / LEAST):
+            raise OverloadedError(f"each {LEAST} bytes of a call must come within {PATIENCE:g} s")
+        return message

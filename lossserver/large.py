@@ -95,7 +95,11 @@ async def _unseen(call: _Call) -> Job | None:
     payloads = [*call.payloads]
     payloads[call.pieces.pred[0]] = said.blank.inputs["pred"]
     future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-    return await aside(functools.partial(unseen, said, payloads, call.asker, future), place)
+    place.more(said.spread)
+    job = await aside(functools.partial(unseen, said, payloads, call.asker, future), place)
+    if job is None:
+        place.less(said.spread)  # it counts when the call is put together
+    return job
 
 
 async def _streamed(

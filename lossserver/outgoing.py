@@ -33,8 +33,7 @@ class Outgoing:
             DeadlineError: the caller does not take it.
         """
         view = memoryview(content)
-        # Of a payload without bytes, too, there is a piece: that it is there is not said elsewhere.
-        for start in range(0, len(view) or 1, step):
+        for start in range(0, len(view), step):
             part = view[start : start + step]
             at = self._sent.get(number, 0)
             await self._write(piece.write(number, at, part))

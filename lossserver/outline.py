@@ -134,10 +134,10 @@ def _outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
 def _lent(
     sources: Sequence[Source], blanks: Sequence[Tensor], loss: Loss, call: Call
 ) -> list[Source]:
-    """The sources; those of floats whose gradient is wanted may be lent. All else is checked."""
-    if not isinstance(loss, RowwiseLoss):
+    """The sources; those of a pred whose gradient is wanted may be lent. All else is checked."""
+    if not isinstance(loss, RowwiseLoss) or loss.checks_pred or "pred" not in call.wrt:
         return [*sources]
-    wanted = {id(leaf) for name in call.wrt for leaf in tensors(call.inputs[name])}
+    wanted = {id(leaf) for leaf in tensors(call.inputs["pred"])}
     return [
         source._replace(lent=not source.wire and leaf.is_floating_point() and id(leaf) in wanted)
         for source, leaf in zip(sources, blanks, strict=True)

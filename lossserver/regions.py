@@ -2,8 +2,8 @@
 
 A client writes tensors into a region of its stream, and finds the answer's
 there. It can write at any time, also while we read; so what is to be checked is
-copied out before that (outline.py), and only floating-point inputs whose gradient
-is wanted are read where they lie.
+copied out before that (outline.py), and only a pred whose gradient is wanted, and
+whose values are not checked, is read where it lies.
 
 On the event loop; needs no lock.
 """
@@ -64,11 +64,16 @@ class Regions:
             await asyncio.shield(making)
             return made.offer()
         except OSError as error:
-            self.close(number)
+            self._forget(number, made)
             raise OverloadedError(f"its memory must be there ({error.strerror})") from None
         except BaseException:
-            self.close(number)
+            self._forget(number, made)
             raise
+
+    def _forget(self, number: int, made: "_Region") -> None:
+        made.close()
+        if self._regions.get(number) is made:  # it may have been closed, and the number another's
+            del self._regions[number]
 
     def _made(self, _: object) -> None:
         self._making -= 1
@@ -169,7 +174,9 @@ class _Region:
         if self._closed:
             raise MessageError("must not be closed before it is there", field="region")
         loop = asyncio.get_running_loop()
-        offer = Offer(self._descriptor)
+        # Which closes it in the end, or now, if there can be no offer.
+        descriptor, self._descriptor = self._descriptor, -1
+        offer = Offer(descriptor)
         overdue = loop.call_later(region.OFFERED, self.withdraw)
 
         def withdraw() -> None:
@@ -194,6 +201,9 @@ class _Region:
         """Offer it no longer, and let go of its memory."""
         self._closed, self.memory = True, None
         self.withdraw()
+        if self._descriptor >= 0:  # it was never offered
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def check_apart(span: pb.Span, others: Iterable[pb.Span]) -> None:

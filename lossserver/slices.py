@@ -122,6 +122,7 @@ async def sliced(slices: Slices, pool: Pool) -> AsyncGenerator[Done]:
     """
 
     async def cut() -> AsyncIterator[Slice]:
+        """Each of them."""
         for start, stop in slices.ranges():
             yield slices.cut(start, stop)
 

@@ -86,6 +86,8 @@ class _Stream:
         )
         self._beside: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[Any] | None = None
+        # Regions asked for, of which the client does not know yet what became of them.
+        self._opening = 0
         self._over = False
         self._why: LossError | None = None
         self._used = asyncio.get_running_loop().time()
@@ -97,6 +99,7 @@ class _Stream:
         try:
             while (message := await self._next()) is not None:
                 await self._take(message)
+                del message  # which may be large, and the next long in coming
             while self._calls.count:
                 await self._change()
         finally:
@@ -115,7 +118,9 @@ class _Stream:
     async def _next(self) -> bytes | None:
         """The next message, once there is room for it; None if there will be none."""
         most = SHARE * self._front.limits.max_bytes_in_flight
-        while not self._over and (self._calls.count >= MOST or self._calls.bytes >= most):
+        while not self._over and (
+            self._calls.count + self._opening >= MOST or self._calls.bytes >= most
+        ):
             await self._change()
         if self._over:
             return None
@@ -144,6 +149,7 @@ class _Stream:
             asked = streaming.read_asked(message)
             for opened in asked.opened:
                 self._start(self._open(pb.OpenRegion.FromString(opened)))
+                self._opening += 1
             await self._begin(asked)
         except DecodeError:
             self._end(MessageError("must be a losswire.v1.OpenRegion", field="open"))
@@ -181,7 +187,11 @@ class _Stream:
             region.name = await self._regions.open(asked)
         except Exception as error:  # noqa: BLE001  (whatever it is, the client is told)
             _, region.status = to_status(told(error))
-        self._outbox.put(streaming.written_region(region.SerializeToString()), lambda: None)
+        self._outbox.put(streaming.written_region(region.SerializeToString()), self._opened)
+
+    def _opened(self) -> None:
+        self._opening -= 1
+        self._changed.set()
 
     async def _change(self) -> None:
         """Wait until a call has ended, or the stream is to."""

@@ -8,9 +8,15 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from losswire.dtypes import DTYPES
-from losswire.errors import MessageError
+from losswire.errors import MessageError, MessageTooLargeError
+from losswire.tensor import MAX_RANK
 from losswire.v1 import loss_pb2 as pb
+
+#: Bytes of a tensor as it is written: what it becomes must still be counted in 64 bits.
+LARGEST = 1 << 56
 
 _ITEMSIZE = {row.wire: row.itemsize for row in DTYPES.values()}
 
@@ -51,6 +57,7 @@ def layout(header: pb.ComputeHeader, elsewhere: int = 0) -> Layout:
     Raises:
         MessageError: a tensor is sparse, so that its bytes are not known beforehand; or payloads
             are not numbered from 0 on.
+        MessageTooLargeError: a tensor has more bytes than any machine.
     """
     of_pred = _payloads(header.inputs["pred"]) if "pred" in header.inputs else {}
     rest = [value for name, value in header.inputs.items() if name != "pred"]
@@ -70,6 +77,22 @@ def layout(header: pb.ComputeHeader, elsewhere: int = 0) -> Layout:
     )
 
 
+def without_pieces(header: bytes) -> set[int]:
+    """Numbers of the payloads of an answer's tensors without elements; none if it is no header."""
+    try:
+        answer = pb.ResultHeader.FromString(header)
+    except DecodeError:
+        return set()
+    trees = [*answer.losses.values(), *answer.grads.values(), answer.state]
+    empty = [one for tree in trees for one in _tensors(tree) if 0 in one.shape]
+    return {
+        getattr(one, name)
+        for one in empty
+        for name in ("payload", "scales", "indices")
+        if name == "payload" or one.HasField(name)
+    }
+
+
 def _payloads(value: pb.Value) -> dict[int, _Payload]:
     """The payloads of a tree, by number. What is wrong with a tensor is not said here."""
     found: dict[int, _Payload] = {}
@@ -84,9 +107,13 @@ def _payloads(value: pb.Value) -> dict[int, _Payload]:
 
 
 def _bytes(described: pb.Tensor) -> int:
-    elements = max(0, math.prod(described.shape))
+    # More extents are refused later; to multiply them takes long where they are thousands.
+    elements = max(0, math.prod(described.shape[:MAX_RANK]))
     wire = described.wire or described.dtype
-    return -(-elements // 8) if wire == pb.DTYPE_BIT else elements * _ITEMSIZE.get(wire, 0)
+    size = -(-elements // 8) if wire == pb.DTYPE_BIT else elements * _ITEMSIZE.get(wire, 0)
+    if size > LARGEST:
+        raise MessageTooLargeError(f"a tensor must have at most {LARGEST} bytes")
+    return size
 
 
 def _tensors(value: pb.Value) -> Iterator[pb.Tensor]:

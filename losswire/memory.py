@@ -164,7 +164,7 @@ def _forked() -> None:
     """A child was not asked, and has no thread that would keep it within the bound."""
     libc = _glibc()
     if _watches and libc is not None:
-        _stop()
+        _watches.clear()  # not `_stop`: the thread may have held its lock, and is not there
         for option, value in _DEFAULTS.items():
             libc.mallopt(option, value)
 

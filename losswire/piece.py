@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from losswire import frame
 from losswire.errors import MessageError
-from losswire.frame import read_varint, varint
+from losswire.frame import varint
 from losswire.tensor import Buffer
 
 #: Bytes of a piece, at least and at most; and how many of them make a payload. A piece costs both ends
@@ -83,20 +83,11 @@ def read(message: Buffer) -> Piece:
     parts = frame.read(message)
     if len(parts.payloads) != 1 or parts.header or parts.elsewhere:
         raise MessageError("a message after the header must have one piece")
-    view = memoryview(parts.payloads[0])
     numbers = {_PAYLOAD: 0, _OFFSET: 0}
-    content = view[:0]
-    at = 0
-    while at < len(view):
-        tag, at = read_varint(view, at)
-        value, at = read_varint(view, at)
-        if tag in numbers:
+    content = memoryview(b"")
+    for tag, value in frame.fields(parts.payloads[0], frame.MAX_FIELDS_WITHIN):
+        if isinstance(value, int):
             numbers[tag] = value
-        elif tag & 7 == 2:
-            content = view[at : at + value] if tag == _CONTENT else content
-            at += value
-        elif tag & 7:
-            raise MessageError("a piece must be a losswire.v1.Piece", given=f"a field of tag {tag}")
-    if at != len(view):
-        raise MessageError("a piece must be whole", given=f"{len(content)} bytes of its content")
+        elif tag == _CONTENT:
+            content = value
     return Piece(numbers[_PAYLOAD], numbers[_OFFSET], content)

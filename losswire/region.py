@@ -92,6 +92,9 @@ def mapped(descriptor: int, size: int) -> mmap.mmap:
 class Offer:
     """A region's descriptor, for the first who asks. On the side that made it.
 
+    Parameters:
+        descriptor: the region's, which is closed in the end.
+
     Attributes:
         name: what the other side is to ask for.
         listening: the socket; when it can be read from, somebody asks.
@@ -103,7 +106,11 @@ class Offer:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.name = PREFIX + secrets.token_hex(16)
-        self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            os.close(descriptor)
+            raise
         try:
             self.listening.setblocking(False)
             # Nobody has the name before it listens; and who has the name must be of this user.

@@ -116,7 +116,7 @@ def _read_call(message: memoryview) -> Called:
     number, timeout = 0, None
     answers: list[Buffer] = []
     requests: list[Buffer] = []
-    for tag, value in fields(message):
+    for tag, value in fields(message, frame.MAX_FIELDS_WITHIN):
         if isinstance(value, int):
             number = value & _64_BITS if tag == _ID else number
         elif tag == _REQUEST:

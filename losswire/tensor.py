@@ -44,7 +44,7 @@ class TensorBytes(NamedTuple):
 _NAME_OF_NUMPY = {np.dtype(name): name for name in DTYPES if name != "bfloat16"}
 
 
-def pack(array: npt.ArrayLike) -> TensorBytes:
+def pack(array: npt.ArrayLike, field: str = "") -> TensorBytes:
     """The bytes of a NumPy array, viewed where they already are in wire order, else copied.
 
     Raises:
@@ -53,7 +53,7 @@ def pack(array: npt.ArrayLike) -> TensorBytes:
     array = np.asarray(array, order="C")
     name = _NAME_OF_NUMPY.get(array.dtype) or array.dtype.name
     if name not in DTYPES:
-        raise TensorError(f"dtype must be one of {', '.join(DTYPES)}", given=name)
+        raise TensorError(f"dtype must be one of {', '.join(DTYPES)}", field=field, given=name)
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
         array = array.astype(array.dtype.newbyteorder("<"))
     return TensorBytes(name, array.shape, array.reshape(-1).view(np.uint8).data)

@@ -49,7 +49,10 @@ def pack(  # noqa: C901, PLR0912  (one case a kind)
         case None:
             out.null_value.SetInParent()
         case np.generic():
-            return pack(value.item(), payloads, field, depth, written)
+            own = value.item()
+            if isinstance(own, np.generic):  # such as np.longdouble's
+                raise SpecError("must be a plain number", field=field, given=type(own).__name__)
+            return pack(own, payloads, field, depth, written)
         case bool():
             out.bool_value = value
         case int():
@@ -65,7 +68,7 @@ def pack(  # noqa: C901, PLR0912  (one case a kind)
         case Handle():
             _append(value.described, out, payloads)
         case np.ndarray():
-            _append(written(tensor.pack(value)), out, payloads)
+            _append(written(tensor.pack(value, field)), out, payloads)
         case list() | tuple():
             out.list_value.SetInParent()
             out.list_value.items.extend(
@@ -93,13 +96,14 @@ def pack(  # noqa: C901, PLR0912  (one case a kind)
 def _of_framework(value: Any, field: str) -> TensorBytes:
     """An array of another framework (JAX, TensorFlow, torch), by NumPy's protocol for them."""
     try:
-        return tensor.pack(np.asarray(value))
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TensorError(
             f"must be an array that NumPy can read ({error})",
             field=field,
             given=type(value).__name__,
         ) from None
+    return tensor.pack(array, field)
 
 
 def _append(given: TensorBytes, out: pb.Value, payloads: list[Buffer]) -> None:

@@ -7,6 +7,7 @@ A future ends no later than its timeout, whatever the server does: one thread lo
 after those that are under way, for as long as there are any.
 """
 
+import functools
 import math
 import os
 import threading
@@ -19,7 +20,8 @@ from lossclient.line import FOR_EVER
 from lossclient.planes import Planes
 from lossclient.stream import Stream, UnservedError
 from lossclient.transport import RETRIED
-from losswire.errors import LossError
+from lossclient.waiting import rest
+from losswire.errors import DeadlineError, LossError
 from losswire.frame import Parts
 from losswire.streaming import Answered
 
@@ -28,6 +30,9 @@ THREADS = 64
 
 #: What a call may be sent once more for, one way or another.
 ANOTHER_WAY = (*RETRIED, UnservedError)
+
+#: In place of the parts of a call that has ended.
+SENT = Parts(b"", ())
 
 T = TypeVar("T")
 
@@ -68,7 +73,9 @@ class Background:
             return call
         self._overdue.watch(call)
         try:
-            call.begin(line.keep(Stream, Stream))
+            call.begin(
+                line.keep(Stream, Stream), functools.partial(self._planes.transport.late, line)
+            )
         except LossError:
             self._again(call)
         return call
@@ -106,48 +113,61 @@ class Submitted(Future[T], Generic[T]):
         again: Callable[["Submitted[T]"], None],
     ) -> None:
         super().__init__()
-        self.until = math.inf if timeout is None else time.monotonic() + timeout
+        for_ever = timeout is None or timeout >= FOR_EVER
+        self.until = math.inf if for_ever else time.monotonic() + (timeout or 0.0)
         self._parts = parts
         self._timeout = timeout
         self._decode = decode
         self._again = again
         self._stream: Stream | None = None
         self._number = 0
+        # Taken by whoever ends it, for good.
+        self._ending = threading.Lock()
 
     def left(self) -> float:
         """Seconds until nobody waits for it."""
         return self.until - time.monotonic()
 
-    def begin(self, stream: Stream) -> None:
+    def begin(self, stream: Stream, late: Callable[[DeadlineError], None]) -> None:
         """Send it.
+
+        Parameters:
+            stream: over this.
+            late: told if it is not answered in time.
 
         Raises:
             LossError: the stream is over.
         """
-        self._stream = stream
+        self._late, self._stream = late, stream
         timeout = self._timeout if self.until < math.inf else None
         self._number = stream.begin(self._parts, timeout, self._answered)
+        if self.left() <= 0:  # nobody could end it before it had a number
+            self.expire()
 
     def cancel(self) -> bool:
         """Wait for it no longer, if it is not answered; whether that was so."""
         cancelled = super().cancel()
         if cancelled and self._stream is not None:
             self._stream.cancel(self._number)
+        if cancelled:
+            self._end()
         return cancelled
 
     def expire(self) -> None:
         """Its time is over."""
         stream = self._stream
         if stream is not None and stream.cancel(self._number):
-            self._settle(stream.late(self._timeout))
+            error = stream.late(self._timeout)
+            self._late(error)
+            self._settle(error)
 
     def run(self, planes: Planes) -> None:
         """Make as many attempts as it takes, in this thread."""
+        parts = self._parts
         if self.cancelled():
             return
-        left = self.left()
         try:
-            found: Parts | Exception = planes.send(self._parts, left if left < FOR_EVER else None)
+            found: Parts | Exception = planes.send(parts, rest(self.until, self._timeout))
         except Exception as error:  # noqa: BLE001  (whoever waits is told)
             found = error
         self._settle(found)
@@ -165,8 +185,16 @@ class Submitted(Future[T], Generic[T]):
             found = error
         self._settle(found)
 
+    def _end(self) -> bool:
+        """Whether it may be settled. Of a call that was cancelled, who waits for it is told so."""
+        if not self._ending.acquire(blocking=False):
+            return False
+        # Whoever keeps a future keeps its result, not all that was sent.
+        self._parts = SENT
+        return self.set_running_or_notify_cancel()
+
     def _settle(self, found: Parts | Exception) -> None:
-        if not self.set_running_or_notify_cancel():
+        if not self._end():
             return
         if isinstance(found, Exception):
             self.set_exception(found)

@@ -89,8 +89,8 @@ def encode_call(
     Raises:
         SpecError, TensorError: something that cannot travel.
     """
-    if isinstance(wrt, str):
-        wrt = (wrt,)
+    # Of a generator there is one look.
+    wrt = (wrt,) if isinstance(wrt, str) else tuple(wrt)
     if not isinstance(reduction_override, str | Mapping | None):
         raise SpecError("must be a text", field="reduction_override", given=reduction_override)
     if grad_output is None and state is None and terms.plain:

@@ -23,7 +23,7 @@ from losswire.errors import (
     NotServedError,
 )
 from losswire.frame import Parts
-from losswire.layout import layout
+from losswire.layout import layout, without_pieces
 from losswire.piece import LEAST
 from losswire.v1 import loss_pb2 as pb
 
@@ -125,7 +125,9 @@ class Answer:
         Raises:
             InternalError: it is not whole.
         """
-        numbers = range(len(self._buffers))
-        if not self._header or any(number not in self._buffers for number in numbers):
+        got = {number: buffer[: self._ends[number]] for number, buffer in self._buffers.items()}
+        there = got.keys() | without_pieces(self._header)
+        # Numbered from 0 on they are as many as there are.
+        if not self._header or max(there, default=-1) >= len(there):
             raise InternalError("a reply must end with its header", given="an end before it")
-        return Parts(self._header, [self._buffers[n][: self._ends[n]] for n in numbers])
+        return Parts(self._header, [got.get(number, b"") for number in range(len(there))])

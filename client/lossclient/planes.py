@@ -13,7 +13,7 @@ from lossclient.pieces import pieces
 from lossclient.regions import FullError, UnsharedError
 from lossclient.resident import Way, carried, inlined, put
 from lossclient.shared import WORTH, lent, shared
-from lossclient.stream import EndedError, Stream, UnservedError
+from lossclient.stream import EndedError, Stream, UnservedError, reading
 from lossclient.transport import Transport
 from losswire import frame
 from losswire.errors import InternalError, MessageError, NotServedError, OverloadedError
@@ -51,7 +51,8 @@ class Planes:
 
     def send(self, parts: Parts, timeout: float | None) -> Parts:
         """The parts of the reply to a ComputeRequest of these parts."""
-        here, way = self.transport.local, WAYS[self.plane]
+        here = self.transport.local
+        way = inline if reading() else WAYS[self.plane]
         return self.transport.run(
             lambda line, left: carried(way, parts, line, left),
             timeout,
@@ -66,6 +67,8 @@ class Planes:
 
     def empty(self, size: int, timeout: float | None) -> Buffer:
         """So many bytes of memory that the server has, too; of other memory where it has none."""
+        if self.plane not in ("auto", "shared") or reading():
+            return np.empty(size, np.uint8).data
         with suppress(UnsharedError):
             return self.transport.run(lambda line, left: lent(size, line, left), timeout)
         return np.empty(size, np.uint8).data

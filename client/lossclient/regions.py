@@ -84,11 +84,13 @@ class Regions:
             UnsharedError: there is none to be had.
             LossError: the server cannot be asked.
         """
+        # The lock is not held while the server is asked: others have timeouts of their own.
+        self._try(timeout)
         with self._lock:
-            self._try(timeout)
             self._reclaim()
-            found = self._fitting(size) or self._opened(_rounded(size), timeout)
-            self._leased[found.number] = found
+            found = self._fitting(size)
+        found = found or self._opened(_rounded(size), timeout)
+        self._leased[found.number] = found
         array = np.frombuffer(found.memory, np.uint8)
         weakref.finalize(array, self._returned.append, found).atexit = False
         return Lease(found, array)
@@ -111,11 +113,12 @@ class Regions:
 
     def close(self) -> None:
         """Let go of what nobody uses. The rest goes with its arrays."""
-        self._idle.clear()
+        with self._lock:
+            self._idle.clear()
         self._returned.clear()
 
     def _try(self, timeout: float | None) -> None:
-        """Find out whether memory can be shared, once."""
+        """Find out whether memory can be shared, once, or by some threads at the same time."""
         if self._shares is None:
             try:
                 trial = self._opened(TRIAL, timeout)
@@ -170,8 +173,9 @@ class Regions:
         except OverloadedError:
             if not self._idle:
                 raise
-        while self._idle:
-            self.stream.close_region(self._idle.pop().number)
+        with self._lock:
+            while self._idle:
+                self.stream.close_region(self._idle.pop().number)
         return self.stream.open_region(number, size, timeout)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lossclient.line import Line
 from lossclient.regions import Lease, Regions
-from lossclient.stream import EndedError, Stream
+from lossclient.stream import EndedError, Stream, TooLongError
 from losswire.dtypes import DTYPES
 from losswire.errors import InternalError, OverloadedError
 from losswire.frame import Parts
@@ -41,7 +41,7 @@ def shared(parts: Parts, line: Line, timeout: float | None) -> Parts:
     """
     try:
         return _shared(parts, line, timeout)
-    except EndedError:
+    except (EndedError, TooLongError):
         return _shared(parts, line, timeout)
 
 

@@ -31,6 +31,7 @@ from losswire.errors import (
     InternalError,
     LossError,
     MessageError,
+    MessageTooLargeError,
     NotServedError,
     UnreachableError,
 )
@@ -38,6 +39,14 @@ from losswire.frame import Parts
 from losswire.status import from_status
 from losswire.streaming import Answered
 from losswire.v1 import loss_pb2 as pb
+
+_thread = threading.local()
+
+
+def reading() -> bool:
+    """Whether this thread reads a stream: a callback of a future. It must not wait for an answer."""
+    return getattr(_thread, "reads", False)
+
 
 Settle = Callable[[Answered | LossError], None]
 
@@ -48,6 +57,10 @@ class EndedError(UnreachableError):
 
 class UnservedError(NotServedError):
     """The server has no streams."""
+
+
+class TooLongError(UnservedError):
+    """Several calls, or answers, were too long for one message: send each call by itself."""
 
 
 class Stream:
@@ -236,22 +249,24 @@ class Stream:
 
     def _read(self) -> None:
         """Hand out answers until the stream ends, and then why."""
+        _thread.reads = True
         try:
             for message in self._call:
                 self._take(message)
             over: LossError = EndedError(f"{self._target} has ended the stream")
-        except MessageError:
+        except (MessageError, DecodeError):
             over = InternalError("a server must send losswire.v1.ComputeStreamResponse")
         except grpc.RpcError as error:
             over = self._why(error)
-        self._over = over
         _end(self._call, self._outgoing)
         # The call is an exception, too, whose traceback leads to all that is to be forgotten.
         self._forgotten.detach()
         line = self._line()
         # That there are no streams is remembered.
-        if line is not None and not isinstance(over, UnservedError):
+        if line is not None and type(over) is not UnservedError:
             line.forget(self)
+        # Not before: who is told so asks for a new one.
+        self._over = over
         while self._flying:
             _, settle = self._flying.popitem()
             settle(over)
@@ -273,6 +288,8 @@ class Stream:
     def _why(self, error: grpc.RpcError) -> LossError:
         line = self._line()
         told = CancelledError("the client is gone") if line is None else line.told(error, None)
+        if isinstance(told, MessageTooLargeError):
+            return TooLongError(told.rule)
         if isinstance(told, NotServedError):
             return UnservedError(told.rule)
         return told

@@ -124,6 +124,12 @@ class Transport:
         plain = self._hedging is None and self._retry.attempts is None
         return target.line if plain and target.well else None
 
+    def late(self, line: Line, error: DeadlineError) -> None:
+        """Take note that a call which was sent over a line was not answered in time."""
+        for target in self.targets.order():
+            if target.line is line:
+                self.targets.failed(target, error)
+
     def close(self) -> None:
         """Close what is open. Calls in flight end with CancelledError."""
         self.targets.close()

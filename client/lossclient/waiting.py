@@ -1,11 +1,31 @@
 """How a thread waits for what another one finds."""
 
+import time
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
-from losswire.errors import CancelledError, LossError
+from lossclient.line import FOR_EVER
+from losswire.errors import CancelledError, DeadlineError, LossError
 
 T = TypeVar("T")
+
+
+def rest(until: float, timeout: float | None) -> float | None:
+    """Seconds until then, to make an attempt in; None is for ever.
+
+    Parameters:
+        until: monotonic seconds.
+        timeout: what the caller gave for it.
+
+    Raises:
+        DeadlineError: the time is over.
+    """
+    if timeout is None or not timeout > 0:
+        return timeout  # which is refused by whoever makes the attempt
+    left = until - time.monotonic()
+    if left <= 0:
+        raise DeadlineError(f"a call must have its turn within the timeout of {timeout} s")
+    return left if left < FOR_EVER else None
 
 
 class Waiting(Generic[T]):

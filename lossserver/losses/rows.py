@@ -189,6 +189,11 @@ class RowwiseLoss(WeightedLoss):
     #: Parameters that do not change the formula, and so do not keep two calls apart.
     OUTSIDE: ClassVar[frozenset[str]] = frozenset({"reduction", "loss_weight"})
 
+    @property
+    def checks_pred(self) -> bool:
+        """Whether values of pred are checked, and not its shape alone: then it must not change."""
+        return bool(getattr(self, "activated", False))
+
     def aligned(self, inputs: Mapping[str, Any]) -> bool:
         """Whether all inputs have rows, and as many of them."""
         sizes = {len(leaf) if leaf.dim() else None for leaf in tensors(inputs)}

@@ -42,6 +42,10 @@ class BCELoss(Alike):
         PyTorch, `torch.nn.BCELoss`.
     """
 
+    @property
+    def checks_pred(self) -> bool:
+        return True
+
     def fit(self, *args: Any, **inputs: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
         for name, given in inputs.items():
             outside = given[(given < 0) | (given > 1)]

@@ -243,3 +243,19 @@ def test_no_loss_writes_into_its_inputs(case):
     results(job)
 
     assert_all_close(leaves, before, rtol=0, atol=0)
+
+
+@every_loss
+def test_a_pred_that_is_checked_is_told_of(case):
+    """Who can write to a pred while it is read could change it after the check; so that is copied."""
+    loss = LOSSES.build(case.config)
+    if not isinstance(loss, RowwiseLoss) or loss.checks_pred:
+        return
+    inputs = case.inputs(4)
+    pred = map_tensors(lambda leaf: leaf.to("meta"), inputs["pred"])
+
+    # A tensor without values refuses to be asked for one; but not only to be asked.
+    try:
+        loss.rows(Call(inputs=inputs | {"pred": pred}, wrt=frozenset(["pred"])))
+    except RuntimeError as error:
+        assert "is not on the expected device" in str(error)  # noqa: PT017

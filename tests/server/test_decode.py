@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lossclient.call import call_message
+from lossclient.call import call_message, encode_call
 from lossserver.decode import decode
 from lossserver.encode import encode
 from lossserver.job import Computed, Result
+from lossserver.outline import outline
 from losswire.frame import Parts
 from losswire.v1 import loss_pb2 as pb
 
@@ -61,3 +62,23 @@ def test_a_reply_says_whether_a_kernel_made_it(fused):
 
     assert timings.fused == fused
     assert (timings.decode, timings.queue, timings.compute, timings.batch) == (0.125, 0.25, 0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "wrt", "lent"),
+    [
+        ({"type": "L1Loss"}, ["pred"], [True, False]),
+        ({"type": "L1Loss"}, ["pred", "target"], [True, False]),
+        ({"type": "L1Loss"}, [], [False, False]),
+        ({"type": "torch.BCELoss"}, ["pred"], [False, False]),
+        ({"type": "FocalLoss", "activated": True}, ["pred"], [False, False]),
+    ],
+    ids=["pred", "both", "neither", "checked", "activated"],
+)
+def test_only_what_is_not_checked_is_read_where_it_lies(config, wrt, lent):
+    """A sender that shares the memory could change it after the check."""
+    array = np.full((2, 3), 0.5, np.float32)
+    parts = encode_call(config, {"pred": array, "target": array}, wrt=wrt)
+    said = outline(parts.header, tuple(map(len, parts.payloads)))
+
+    assert [one.lent for one in sorted(said.sources, key=lambda one: one.payload)] == lent

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from lossserver.door import AHEAD, LEAST, MOST, SHARE, SLOWLY, THERE, WAIT, Door
+from lossserver.door import AHEAD, LEAST, MOST, SHARE, SLOWLY, SPARE, THERE, WAIT, Door
 from losswire.errors import OverloadedError
 
 #: Calls of a tenant that may wait.
@@ -148,6 +148,21 @@ def test_while_others_call_a_tenant_may_not_fill_the_server(clock):
     assert (modest, later) == (None, None)
 
 
+def test_one_tenant_cannot_have_all_places(clock):
+    """Its calls may be such whose messages never come; others still get in, and as many as before."""
+
+    async def scenario():
+        door = Door(clock, MANY)
+        stalled = await knock(door, "stalled", 2 * MOST)
+        clock.now += 60
+        others = [task for i in range(40) for task in await knock(door, f"other {i}", SHARE + 1)]
+        for task in (*stalled, *others):
+            task.cancel()
+        return inside(stalled), inside(others)
+
+    assert asyncio.run(scenario()) == (MOST, SPARE)
+
+
 def test_tenants_that_wait_take_turns(clock):
     """One with a hundred calls before the door and ten with one each: the ten need not wait for it."""
 
@@ -189,3 +204,21 @@ def test_who_gives_up_before_the_door_leaves_no_trace(clock):
         return last, door._inside, door._calls, door._outside, door._waiting, door._ready
 
     assert asyncio.run(scenario()) == (True, {}, 0, {}, 0, {})
+
+
+def test_who_gives_up_just_as_its_turn_comes_is_passed_over(clock):
+    """And ends as who gave up, whether others of its tenant wait or not."""
+
+    async def scenario(waiting):
+        door = Door(clock, MANY)
+        await knock(door, "modest", 1)
+        greedy = await knock(door, "greedy", SHARE + waiting)
+        greedy[SHARE].cancel()
+        door.leave("greedy")
+        ended = await asyncio.gather(*greedy[SHARE:], return_exceptions=True)
+        return [type(one) for one in ended]
+
+    gone = asyncio.CancelledError
+
+    assert asyncio.run(scenario(1)) == [gone]
+    assert asyncio.run(scenario(2)) == [gone, type(None)]

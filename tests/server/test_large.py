@@ -11,6 +11,7 @@ from lossclient.call import call_message, decode_reply
 from lossclient.pieces import pieces
 from losswire.errors import DeadlineError, MessageError, MessageTooLargeError
 from losswire.tensor import unpack
+from losswire.v1 import loss_pb2 as pb
 from tests.server.large_calls import CE, PATIENCE, Made, Talk, piece
 
 #: Looks at pred's values before it computes, so it cannot be streamed.
@@ -125,6 +126,30 @@ def test_a_header_that_promises_too_much_is_refused_at_once(talk):
     made.header.header.inputs["pred"].tensor_value.shape[:] = [1 << 40, 1 << 20]
     made.header.header.inputs["target"].tensor_value.shape[:] = [1 << 40, 1 << 20]
     one.say(made.header)
+
+    assert isinstance(one.refusal(), MessageTooLargeError)
+
+
+@pytest.mark.parametrize("shape", [[1 << 40, 1 << 40], [1 << 62] * 20_000], ids=["two", "many"])
+@pytest.mark.parametrize("name", ["pred", "target"])
+def test_a_shape_beyond_all_numbers_is_refused(name, shape, talk):
+    """As the caller's fault, and at once."""
+    made, one = Made(), talk()
+    made.header.header.inputs[name].tensor_value.shape[:] = shape
+    one.say(made.header)
+
+    assert isinstance(one.refusal(), MessageTooLargeError)
+
+
+def test_tensors_count_as_what_they_are_widened_to(serve, talk):
+    """Also where pred is on its way: 2 MiB of bits are 128 MiB of int64."""
+    most = str(128 << 20)
+    one = talk(serve("--max-bytes-in-flight", most, "--max-message-bytes", most).target)
+    header = Made({"type": "L1Loss"}, target=labels_like).header
+    pred, target = (header.header.inputs[name].tensor_value for name in ("pred", "target"))
+    target.dtype, target.wire = pb.DTYPE_INT64, pb.DTYPE_BIT
+    pred.shape[:] = target.shape[:] = [4096, 4096]
+    one.say(header, piece(target.payload, 0, bytes(2 << 20)))
 
     assert isinstance(one.refusal(), MessageTooLargeError)
 

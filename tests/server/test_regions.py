@@ -1,6 +1,7 @@
 """lossserver.regions and sharing: what a stream may have of shared memory, and what it may say of it."""
 
 import asyncio
+import contextlib
 import errno
 import threading
 from pathlib import Path
@@ -276,6 +277,86 @@ def test_who_is_gone_before_a_region_is_there_leaves_nothing():
     before = files()
 
     assert asyncio.run(scenario()) == 0
+    assert files() == before
+
+
+@pytest.mark.parametrize("gone", ["the caller", "the region"])
+def test_what_ends_just_as_a_region_is_there_leaves_no_file(gone):
+    """Nor memory, which an open file would hold though it does not count any more."""
+
+    async def scenario():
+        of_all = shared()
+        regions = Regions(of_all)
+        asked = asyncio.ensure_future(regions.open(opened()))
+        there = pb.Span(region=1, bytes=PAGE)
+        while True:
+            with contextlib.suppress(MessageError):
+                regions.bytes_of(there)
+                break
+            await asyncio.sleep(0)
+        _ = asked.cancel() if gone == "the caller" else regions.close(1)
+        with pytest.raises((asyncio.CancelledError, MessageError)):
+            await asked
+        regions.end()
+        return await nothing_left(of_all)
+
+    before = files()
+
+    assert asyncio.run(scenario()) == 0
+    assert files() == before
+
+
+def test_a_region_that_is_given_up_is_no_other_of_its_number(monkeypatch):
+    """Who closes a number and asks for it again has the second region, whatever became of the first."""
+    go = threading.Event()
+    make = region.make
+
+    def slow(size):
+        go.wait()
+        return make(size)
+
+    monkeypatch.setattr(region, "make", slow)
+
+    async def scenario():
+        regions = Regions(shared())
+        first = asyncio.ensure_future(regions.open(opened()))
+        await asyncio.sleep(0)
+        regions.close(1)
+        second = asyncio.ensure_future(regions.open(opened()))
+        await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(MessageError, match="closed"):
+            await first
+        await second
+        found = len(regions.bytes_of(pb.Span(region=1, bytes=PAGE)))
+        regions.end()
+        return found
+
+    assert asyncio.run(scenario()) == PAGE
+
+
+def test_a_socket_that_cannot_be_had_leaves_no_file(monkeypatch):
+    """A server that may open no more files refuses the region, and loses none."""
+
+    def full(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scenario():
+        of_all = shared()
+        regions = Regions(of_all)
+        with pytest.raises(OverloadedError, match="Too many open files"):
+            await regions.open(opened())
+        return await nothing_left(of_all)
+
+    async def without_sockets():
+        # asyncio has a socket of its own, so not before it is there.
+        monkeypatch.setattr(region.socket, "socket", full)
+        return await scenario()
+
+    before = files()
+
+    assert asyncio.run(without_sockets()) == 0
+    monkeypatch.undo()
     assert files() == before
 
 

@@ -157,7 +157,7 @@ def test_what_is_no_message_ends_the_stream(talk, message):
 
 def test_two_calls_of_one_id_end_the_stream(serve, talk):
     """Nobody could tell which of them an answer is to."""
-    one = talk(serve("--max-wait", "30").target)
+    one = talk(serve("--max-wait", "2").target)
     one.say(
         pb.StreamCall(id=7, request=request_of(size=40_000)),
         pb.StreamCall(id=7, request=request_of(size=40_000)),
@@ -262,6 +262,27 @@ def test_a_client_that_does_not_read_is_not_read_from(serve, talk):
 
     assert loss_of(one.answers(1)[1]) == 1.0
     assert taken < 3000
+    call.cancel()
+
+
+def test_a_client_that_does_not_read_of_its_regions_is_not_read_from(serve, talk):
+    """What became of regions takes memory, too, until it is read."""
+    server = serve()
+    message = pb.ComputeStreamRequest(open=[pb.OpenRegion()] * 4000).SerializeToString()
+    sent = threading.Semaphore(0)
+
+    def asking():
+        while True:
+            sent.release()
+            yield message
+
+    silent = talk(server.target)
+    call = silent._channel.stream_stream("/losswire.v1.LossService/ComputeStream")(asking())
+    taken = 0
+    while taken < 100 and sent.acquire(timeout=2):
+        taken += 1
+
+    assert taken < 50
     call.cancel()
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lossclient.call import encode_call
 from losswire import piece
-from losswire.errors import MessageError
+from losswire.errors import MessageError, MessageTooLargeError
+from losswire.frame import varint
 from losswire.layout import layout
 from losswire.v1 import loss_pb2 as pb
 
@@ -109,3 +110,32 @@ def test_payloads_that_are_elsewhere_are_not_sent():
     found = layout(header, elsewhere=1)
 
     assert (found.sizes, found.pred, found.others) == ([12], [0], [])
+
+
+def test_a_piece_has_few_fields():
+    """One of millions, each of two bytes, would keep the server busy for seconds."""
+    inner = b"\x20\x00" * 1000
+    message = b"\x12" + varint(len(inner)) + inner
+
+    with pytest.raises(MessageError, match="at most 64 fields"):
+        piece.read(message)
+
+
+@pytest.mark.parametrize("dtype", [pb.DTYPE_FLOAT32, pb.DTYPE_INT64])
+def test_a_tensor_is_no_larger_than_can_be_counted(dtype):
+    """Whatever a header says of it, as it is written and as it is computed with."""
+    header = header_of({"pred": np.zeros((2, 2), np.float32)})
+    described = header.inputs["pred"].tensor_value
+    described.dtype, described.wire = dtype, pb.DTYPE_BIT if dtype == pb.DTYPE_INT64 else 0
+    described.shape[:] = [2**40, 2**40]
+
+    with pytest.raises(MessageTooLargeError, match="a tensor must have at most"):
+        layout(header)
+
+
+def test_extents_that_are_too_many_are_not_multiplied():
+    """The product of thousands would have millions of digits; the rank is refused later."""
+    header = header_of({"pred": np.zeros((2, 2), np.float32)})
+    header.inputs["pred"].tensor_value.shape[:] = [1] * 32 + [2**62] * 20_000
+
+    assert layout(header).sizes == [4]

@@ -121,7 +121,7 @@ WRONG = {
     "a number that does not end": b"\x12\x02\x80\x80",
     "a number of over ten bytes": b"\x10" + b"\xff" * 10 + b"\x01",
     "too many calls": b"\x0a\x00" * (frame.MAX_FIELDS + 1),
-    "too many fields of a call": b"\x0a\x84\x40" + b"\x08\x01" * (frame.MAX_FIELDS + 2),
+    "too many fields of a call": b"\x0a\x84\x01" + b"\x08\x01" * (frame.MAX_FIELDS_WITHIN + 2),
     "too many numbers": b"\x12\x81\x20" + b"\x01" * (frame.MAX_FIELDS + 1),
 }
 
