@@ -23,9 +23,9 @@ from losswire.frame import Parts
 from losswire.precision import row_shape
 from losswire.v1 import loss_pb2 as pb
 
-#: Bytes up to which a call goes over a stream, and from which it may go in pieces.
+#: Bytes up to which a call goes over a stream, and from which it goes in pieces.
 STREAMED = 1 << 18
-PIECED = 1 << 20
+PIECED = 16 << 20
 
 #: Bytes of a reply's header: a loss, a gradient and the timings take about so many.
 HEADER = 100

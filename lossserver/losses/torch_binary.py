@@ -44,6 +44,7 @@ class BCELoss(Alike):
 
     @property
     def checks_pred(self) -> bool:
+        """It must be between 0 and 1."""
         return True
 
     def fit(self, *args: Any, **inputs: Any) -> tuple[dict[str, Any], tuple[int, ...]]:

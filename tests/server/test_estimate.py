@@ -7,7 +7,7 @@ from lossserver.commands import run
 
 def test_it_says_bytes_times_and_whether_it_pays(capsys: pytest.CaptureFixture[str]):
     """A line each, and a sentence."""
-    code = run(["estimate", "CrossEntropyLoss:1024x1024"])
+    code = run(["estimate", "CrossEntropyLoss:4096x1024"])
     lines = capsys.readouterr().out.splitlines()
 
     assert code == 0

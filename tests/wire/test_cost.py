@@ -39,8 +39,8 @@ def test_the_bytes_up_are_those_of_the_message():
 
 def test_each_plane_has_its_own_part_of_the_sum():
     """A call's own seconds, its bytes at the plane's rate, and computing."""
-    found = cost.estimate(parts_of(1024), costs=ROUND)
-    both, computing = found.up + found.down, 4.194304
+    found = cost.estimate(parts_of(4096), costs=ROUND)
+    both, computing = found.up + found.down, 16.777216
 
     assert found.seconds == pytest.approx(
         {
@@ -49,7 +49,7 @@ def test_each_plane_has_its_own_part_of_the_sum():
             "shared": 0.5 + both * 1e-6 + computing,
         }
     )
-    assert found.local_seconds == pytest.approx(0.25 + 41.94304)
+    assert found.local_seconds == pytest.approx(0.25 + 167.77216)
 
 
 def test_a_small_call_goes_over_a_stream():
@@ -62,8 +62,8 @@ def test_a_small_call_goes_over_a_stream():
 
 def test_a_network_is_as_slow_as_it_says():
     """Inline waits for both directions, pieces for the longer one; no memory is shared over it."""
-    found = cost.estimate(parts_of(1024), bandwidth=1e5, latency=2.0, costs=ROUND)
-    computing = 4.194304
+    found = cost.estimate(parts_of(4096), bandwidth=1e5, latency=2.0, costs=ROUND)
+    computing = 16.777216
 
     assert found.seconds == pytest.approx(
         {
@@ -75,8 +75,8 @@ def test_a_network_is_as_slow_as_it_says():
 
 def test_a_fast_network_is_no_faster_than_the_processes():
     """Where the network is faster than gRPC, gRPC is what takes the time."""
-    near = cost.estimate(parts_of(1024), costs=ROUND)
-    far = cost.estimate(parts_of(1024), bandwidth=1e12, costs=ROUND)
+    near = cost.estimate(parts_of(4096), costs=ROUND)
+    far = cost.estimate(parts_of(4096), bandwidth=1e12, costs=ROUND)
 
     assert far.seconds["pieces"] == near.seconds["pieces"]
 
@@ -91,7 +91,7 @@ def test_what_was_measured_counts_instead_of_the_model():
 
 def test_the_sentence_says_whether_it_pays():
     """One sentence, with the times, the factor and the bytes."""
-    parts = parts_of(1024)
+    parts = parts_of(4096)
 
     assert str(cost.estimate(parts, costs=ROUND)) == (
         "Going remote pays, 3.2 times as fast: 1.31e+04 ms through shared memory against "
