@@ -91,7 +91,7 @@ def test_what_was_measured_counts_instead_of_the_model():
 
 def test_the_sentence_says_whether_it_pays():
     """One sentence, with the times, the factor and the bytes."""
-    parts = parts_of(4096)
+    parts = parts_of(1024)
 
     assert str(cost.estimate(parts, costs=ROUND)) == (
         "Going remote pays, 3.2 times as fast: 1.31e+04 ms through shared memory against "
