@@ -22,6 +22,7 @@ from losswire.dtypes import DTYPES, FLOATS
 from losswire.frame import Parts
 from losswire.precision import row_shape
 from losswire.v1 import loss_pb2 as pb
+from losswire.value import tensors
 
 #: Bytes up to which a call goes over a stream, and from which it goes in pieces.
 STREAMED = 1 << 18
@@ -178,7 +179,7 @@ def bytes_down(header: pb.ComputeHeader) -> int:
     """
     found = HEADER + 4
     if "none" in (header.reduction_override or _reduction(header.config)):
-        found += sum(map(_size, _leaves(header.inputs["pred"])))
+        found += sum(map(_size, tensors(header.inputs["pred"])))
     share = header.grad_keep if header.HasField("grad_keep") else 1.0
     return found + sum(_gradient(one, header.wire_dtype, share) for one in _differentiated(header))
 
@@ -196,21 +197,9 @@ def _gradient(of: pb.Tensor, wire: int, share: float) -> int:
 def _differentiated(header: pb.ComputeHeader) -> Iterator[pb.Tensor]:
     """The tensors whose gradients are wanted."""
     for name in header.wrt:
-        for leaf in _leaves(header.inputs[name]):
+        for leaf in tensors(header.inputs[name]):
             if "float" in _ROWS[leaf.dtype][0]:
                 yield leaf
-
-
-def _leaves(tree: pb.Value) -> Iterator[pb.Tensor]:
-    match tree.WhichOneof("kind"):
-        case "tensor_value":
-            yield tree.tensor_value
-        case "list_value":
-            for item in tree.list_value.items:
-                yield from _leaves(item)
-        case "map_value":
-            for item in tree.map_value.entries.values():
-                yield from _leaves(item)
 
 
 def _reduction(config: pb.Value) -> str:

@@ -5,7 +5,7 @@ before them: so rows of `pred` can be computed as soon as they are there.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -14,6 +14,7 @@ from losswire.dtypes import DTYPES
 from losswire.errors import MessageError, MessageTooLargeError
 from losswire.tensor import MAX_RANK
 from losswire.v1 import loss_pb2 as pb
+from losswire.value import tensors
 
 #: Bytes of a tensor as it is written: what it becomes must still be counted in 64 bits.
 LARGEST = 1 << 56
@@ -84,7 +85,7 @@ def without_pieces(header: bytes) -> set[int]:
     except DecodeError:
         return set()
     trees = [*answer.losses.values(), *answer.grads.values(), answer.state]
-    empty = [one for tree in trees for one in _tensors(tree) if 0 in one.shape]
+    empty = [one for tree in trees for one in tensors(tree) if 0 in one.shape]
     return {
         getattr(one, name)
         for one in empty
@@ -96,7 +97,7 @@ def without_pieces(header: bytes) -> set[int]:
 def _payloads(value: pb.Value) -> dict[int, _Payload]:
     """The payloads of a tree, by number. What is wrong with a tensor is not said here."""
     found: dict[int, _Payload] = {}
-    for one in _tensors(value):
+    for one in tensors(value):
         if one.HasField("indices"):
             raise MessageError("a sparse tensor must be sent in one message, not in pieces")
         count = one.shape[0] if len(one.shape) > 1 else 1
@@ -114,15 +115,3 @@ def _bytes(described: pb.Tensor) -> int:
     if size > LARGEST:
         raise MessageTooLargeError(f"a tensor must have at most {LARGEST} bytes")
     return size
-
-
-def _tensors(value: pb.Value) -> Iterator[pb.Tensor]:
-    kind = value.WhichOneof("kind")
-    if kind == "tensor_value":
-        yield value.tensor_value
-    elif kind == "list_value":
-        for item in value.list_value.items:
-            yield from _tensors(item)
-    elif kind == "map_value":
-        for item in value.map_value.entries.values():
-            yield from _tensors(item)

@@ -6,7 +6,7 @@ An integer stays an integer and None stays None. A tensor's bytes go to, and
 come from, the message's list of payloads. A config is a value without tensors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,19 @@ def _of_framework(value: Any, field: str) -> TensorBytes:
 def _append(given: TensorBytes, out: pb.Value, payloads: list[Buffer]) -> None:
     out.tensor_value.CopyFrom(tensor.describe(given, len(payloads)))
     payloads.extend(tensor.buffers(given))
+
+
+def tensors(value: pb.Value) -> Iterator[pb.Tensor]:
+    """The tensors of a tree as they are described, in order."""
+    match value.WhichOneof("kind"):
+        case "tensor_value":
+            yield value.tensor_value
+        case "list_value":
+            for item in value.list_value.items:
+                yield from tensors(item)
+        case "map_value":
+            for item in value.map_value.entries.values():
+                yield from tensors(item)
 
 
 class Reader:

@@ -6,7 +6,7 @@ gets of them are that very memory, which nobody else gets while they live.
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from losswire.frame import Parts
 from losswire.region import aligned
 from losswire.tensor import Buffer
 from losswire.v1 import loss_pb2 as pb
+from losswire.value import tensors
 
 #: Bytes of a call from which it gains by it.
 WORTH = 1 << 20
@@ -121,20 +122,8 @@ def _room(serialised: bytes) -> int:
     """Bytes of the gradients that a header asks for, and a little more."""
     header = pb.ComputeHeader.FromString(serialised)
     wanted = [header.inputs[name] for name in header.wrt if name in header.inputs]
-    return BESIDES + sum(aligned(_bytes(one)) for value in wanted for one in _tensors(value))
+    return BESIDES + sum(aligned(_bytes(one)) for value in wanted for one in tensors(value))
 
 
 def _bytes(one: pb.Tensor) -> int:
     return math.prod(one.shape) * _SIZES[one.dtype]
-
-
-def _tensors(value: pb.Value) -> Iterator[pb.Tensor]:
-    match value.WhichOneof("kind"):
-        case "tensor_value":
-            yield value.tensor_value
-        case "list_value":
-            for one in value.list_value.items:
-                yield from _tensors(one)
-        case "map_value":
-            for one in value.map_value.entries.values():
-                yield from _tensors(one)
