@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 
 from lossserver import resident
 from lossserver.account import Account
-from lossserver.answer import Asker, answer, aside, count_shed, give_up
-from lossserver.front import Context, Front, abort, tenant_of
+from lossserver.admit import Place
+from lossserver.admitted import admitted
+from lossserver.answer import Asker, answer, aside
+from lossserver.front import Context, Front
 from lossserver.incoming import Incoming
 from lossserver.job import Job, Result
 from lossserver.outgoing import Outgoing
 from lossserver.outline import Outline, header_of, outline
 from lossserver.streamed import HELD, held, may_be_streamed, stream, unseen
-from lossserver.told import let_go
 from losswire.frame import Parts
 from losswire.layout import Layout, layout
 from losswire.v1 import loss_pb2 as pb
@@ -30,27 +31,14 @@ from losswire.v1 import loss_pb2 as pb
 
 async def serve(front: Front, context: Context) -> None:
     """One ComputeLarge."""
-    account = Account(metrics=front.metrics)
-    place = front.admission.begin()
-    context.add_done_callback(place.end)  # type: ignore[arg-type]  # the stub's is sync gRPC's
-    try:
-        front.admission.check()
-        tenant = tenant_of(context)
-        await front.door.enter(tenant, context.time_remaining())
-        try:
-            remaining = context.time_remaining()
-            asker = Asker(tenant=tenant, remaining=remaining, place=place, account=account)
-            await _answer(front, context, asker)
-        finally:
-            front.door.leave(tenant)
-        asyncio.get_running_loop().call_soon(account.close, "OK")
-    except asyncio.CancelledError as error:
-        give_up(account, front.pool)
-        let_go(error)
-        raise
-    except Exception as error:  # noqa: BLE001  (every call ends in a status)
-        count_shed(error, account)
-        await abort(context, error, account)
+
+    async def work(tenant: str, place: Place, account: Account) -> None:
+        """From its first message to its last."""
+        remaining = context.time_remaining()
+        asker = Asker(tenant=tenant, remaining=remaining, place=place, account=account)
+        await _answer(front, context, asker)
+
+    await admitted(front, context, work)
 
 
 class _Call(NamedTuple):

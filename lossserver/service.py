@@ -1,6 +1,6 @@
 """The servicer: a few lines a call."""
 
-import asyncio
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,10 +10,10 @@ import lossserver
 from lossserver import large, resident, stream
 from lossserver.account import Account
 from lossserver.admit import Place
-from lossserver.answer import Asker, answer, count_shed, give_up
+from lossserver.admitted import admitted
+from lossserver.answer import Asker, answer
 from lossserver.card import catalogue
-from lossserver.front import Context, Front, abort, connection_of, tenant_of
-from lossserver.told import let_go
+from lossserver.front import Context, Front, connection_of
 from losswire import frame
 from losswire.v1 import loss_pb2 as pb
 
@@ -36,30 +36,8 @@ class LossService:
         front.metrics.bytes_in_flight.watch(lambda: front.admission.bytes)
 
     async def compute(self, _: object, context: Context) -> bytes:
-        """One call, from bytes to bytes. Its message is read here, not before the call is let in."""
-        front = self._front
-        account = Account(metrics=front.metrics)
-        place = front.admission.begin()
-        # gRPC keeps it longer than the call, so it must not hold the call's tensors.
-        context.add_done_callback(place.end)  # type: ignore[arg-type]  # the stub's is sync gRPC's
-        try:
-            front.admission.check()
-            tenant = tenant_of(context)
-            await front.door.enter(tenant, context.time_remaining())
-            try:
-                reply = await self._answer(context, tenant, place, account)
-            finally:
-                front.door.leave(tenant)
-            # After the reply has been handed to gRPC, who waits for it no longer waits for the log.
-            asyncio.get_running_loop().call_soon(account.close, "OK")
-        except asyncio.CancelledError as error:
-            give_up(account, front.pool)
-            let_go(error)
-            raise
-        except Exception as error:  # noqa: BLE001  (every call ends in a status)
-            count_shed(error, account)
-            await abort(context, error, account)
-        return reply
+        """One call, from bytes to bytes."""
+        return await admitted(self._front, context, functools.partial(self._answer, context))
 
     async def _answer(self, context: Context, tenant: str, place: Place, account: Account) -> bytes:
         front = self._front
