@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import torch
@@ -95,17 +96,31 @@ async def drain(
     await stopping
 
 
-async def stop(pool: Pool, at_once: asyncio.Event, end: float) -> None:
+async def stop(pool: Pool, at_once: asyncio.Event, end: float) -> bool:
     """Stop the pool; wait for its threads no longer than to `end`, or until `at_once` is set.
 
-    A device that hangs, or a job that takes for ever, ends with the process.
+    A device that hangs, or a job that takes for ever, ends with the process (`leave`).
+
+    Returns:
+        Whether all threads have ended.
     """
     end = max(end, time.monotonic() + FAREWELL)
     while not pool.stop(LOOK):
         if at_once.is_set() or time.monotonic() > end:
             log.warning("a device computes still and is not waited for")
-            return
+            return False
         await asyncio.sleep(0)  # a signal may have come
+    return True
+
+
+def leave() -> NoReturn:
+    """End the process though a thread computes still.
+
+    In the usual way the interpreter would be taken apart first, and torch aborts the process if one
+    of its threads comes back after that.
+    """
+    logging.shutdown()
+    os._exit(0)
 
 
 async def _quiet(admission: Admission) -> None:

@@ -17,7 +17,7 @@ from lossserver.admit import Admission, Limits
 from lossserver.compile import opened
 from lossserver.config import Config, Listen, check_reach
 from lossserver.device import open_devices, warm
-from lossserver.ending import Ending, drain, stop, unless
+from lossserver.ending import Ending, drain, leave, stop, unless
 from lossserver.front import Front
 from lossserver.metrics import Metrics, exposed
 from lossserver.pool import Pool
@@ -84,8 +84,10 @@ async def serve(config: Config) -> Restart | None:
         admission.drain()
         pool.hurry()
         await drain(server, admission, ending.at_once, config.ending.drain_timeout)
-        await stop(pool, ending.at_once, end)
+        ended = await stop(pool, ending.at_once, end)
     log.info("stopped")
+    if ending.wished and not ended:
+        leave()
     return None if ending.wished else before.after(str(ending.lost), port, served)
 
 
