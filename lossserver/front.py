@@ -64,7 +64,7 @@ class Front:
         self.metrics = metrics
         self.door = Door(time.monotonic, max(1, limits.max_calls_in_flight // 4))
         self.receiving = Receiving(limits)
-        self.shared = SharedMemory(sharing)
+        self.shared = SharedMemory(sharing, metrics)
         self.streams: Counter[str] = Counter()
         self.held = Held(residence, time.monotonic, metrics)
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from lossserver.config import Residence
-from lossserver.metrics import Metrics, Resident
+from lossserver.measures import Resident
+from lossserver.metrics import Metrics
 from losswire.errors import MessageTooLargeError
 
 #: Bytes that a tensor counts for besides its own: what Python has to remember of it.

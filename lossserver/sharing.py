@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 
 from lossserver.config import Sharing
+from lossserver.metrics import Metrics
 from losswire import region
 from losswire.errors import MessageError, NotServedError, OverloadedError
 
@@ -19,13 +20,16 @@ class SharedMemory:
 
     Parameters:
         sharing: how much.
+        metrics: which say how much it is.
     """
 
-    def __init__(self, sharing: Sharing) -> None:
+    def __init__(self, sharing: Sharing, metrics: Metrics) -> None:
         self._most = sharing.max_shared_bytes if region.AVAILABLE else 0
         self._bytes = 0
         # Filled by whoever drops the last reference, in the middle of anything; so without a lock.
         self._dropped: deque[int] = deque()
+        # In a thread that must not change anything.
+        metrics.shared_bytes.watch(lambda: self._bytes - sum(list(self._dropped)))
         if self._most:
             region.sweep()
 

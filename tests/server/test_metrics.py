@@ -17,7 +17,8 @@ import lossclient
 import lossserver.losses  # noqa: F401  (fills the registry)
 from lossclient.call import call_message
 from lossserver.config import Listen, Scrape
-from lossserver.metrics import TABLE, Metrics, exposed
+from lossserver.measures import TABLE
+from lossserver.metrics import Metrics, exposed
 from losswire import frame
 
 DOCS = Path(__file__).parents[2] / "docs" / "operations.md"

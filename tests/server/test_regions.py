@@ -10,20 +10,22 @@ import pytest
 
 from lossserver.admit import Admission, Limits
 from lossserver.config import Sharing
+from lossserver.metrics import Metrics
 from lossserver.regions import MAX_REGIONS, Regions
 from lossserver.sharing import SharedMemory
 from losswire import region
 from losswire.errors import MessageError, NotServedError, OverloadedError
 from losswire.frame import Parts
 from losswire.v1 import loss_pb2 as pb
+from tests.server.test_metrics import page
 
 pytestmark = pytest.mark.skipif(not region.AVAILABLE, reason="needs Linux")
 
 PAGE = 4096
 
 
-def shared(most: int = 1 << 20) -> SharedMemory:
-    return SharedMemory(Sharing(max_shared_bytes=most))
+def shared(most: int = 1 << 20, metrics: Metrics | None = None) -> SharedMemory:
+    return SharedMemory(Sharing(max_shared_bytes=most), metrics or Metrics())
 
 
 def opened(number: int = 1, size: int = PAGE) -> pb.OpenRegion:
@@ -201,18 +203,21 @@ def test_all_streams_together_have_a_quota():
 def test_memory_counts_while_somebody_looks_at_it():
     """A job that still reads a closed region has it counted until it is done."""
 
+    metrics = Metrics()
+
     async def scenario():
-        of_all = shared()
+        of_all = shared(metrics=metrics)
         regions = Regions(of_all)
         await regions.open(opened())
         view = regions.bytes_of(pb.Span(region=1, bytes=PAGE))
         regions.end()
-        during = of_all.bytes
+        during = of_all.bytes, page(metrics)["shared_bytes",]
         view[0] = 1  # there is still memory
         del view
         return during, await nothing_left(of_all)
 
-    assert asyncio.run(scenario()) == (PAGE, 0)
+    assert asyncio.run(scenario()) == ((PAGE, PAGE), 0)
+    assert page(metrics)["shared_bytes",] == 0
 
 
 def test_a_stream_has_so_many_regions():
