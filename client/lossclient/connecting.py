@@ -46,9 +46,10 @@ def connect(
             "bfloat16"} rounds gradients alone.
         grad_keep: the share of each gradient's elements to receive, those largest by magnitude;
             the others are 0. `Result.kept` says how much that was.
-        plane: how calls travel: "inline" (a message each), "stream" (one stream for all),
-            "pieces" (of a large call, both ways at once), "shared" (memory of this machine), each
-            used for all calls or none; "auto" is the fastest of those that there are.
+        plane: how calls travel: "inline" (a message each), "pieces" (of a large call, both ways at
+            once), "shared" (memory of this machine), each used for all calls or none; "stream" (one
+            stream for all; a message each where the server has no streams); "auto" is the fastest
+            of those that there are.
 
     Raises:
         TypeError, ValueError, SpecError: an argument is none of these.

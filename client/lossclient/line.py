@@ -25,6 +25,7 @@ from losswire.errors import (
     DeadlineError,
     InternalError,
     LossError,
+    NotServedError,
     UnreachableError,
 )
 from losswire.status import DETAILS, from_status
@@ -181,6 +182,10 @@ class Line:
         if isinstance(told, CancelledError) and not self._closed:
             # Nobody here gave it up: so does gRPC end a call that reached a server as that closed.
             return UnreachableError(f"a loss server must answer at {self.target} (it hung up)")
+        if isinstance(told, NotServedError) and not details:
+            return NotServedError(
+                f"a server that has this must answer at {self.target} ({told.rule})"
+            )
         if isinstance(told, DeadlineError) and not told.field:
             seconds = None if timeout is None else round(timeout, 3)
             return DeadlineError(f"{self.target} must answer within the timeout of {seconds} s")

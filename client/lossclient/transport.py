@@ -105,7 +105,7 @@ class Transport:
                 try:
                     return self._ask(target, attempt, course, size)
                 except RETRIED as error:
-                    course.told = error
+                    course.note(target, error)
                     self._failed(target, error)
                 if course.left() == 0:
                     break
@@ -212,6 +212,11 @@ class _Course:
         self._started = time.monotonic()
         self.tried = self.rounds = 0
         self.told: LossError | None = None
+        self._each: dict[str, LossError] = {}
+
+    def note(self, target: Target, error: LossError) -> None:
+        """Take note that a target has failed."""
+        self.told = self._each[target.line.target] = error
 
     def spent(self) -> float:
         """Seconds since it began."""
@@ -226,6 +231,6 @@ class _Course:
         """What the caller is told in the end."""
         assert self.told is not None  # noqa: S101  (for mypy)
         if self.tried > 1:
-            text = f"{self.told} [after {self.tried} attempts in {self.spent():.1f} s]"
-            self.told.args = (text,)
+            each = "; ".join(dict.fromkeys(map(str, self._each.values())))
+            self.told.args = (f"{each} [after {self.tried} attempts in {self.spent():.1f} s]",)
         return self.told
