@@ -2,7 +2,6 @@
 
     Slices      cuts a job into jobs
     in_order    has jobs computed, some at a time, and gives their results in order
-    sliced      both, of a job that is all there
     Total       adds up what became of the slices
 
 What holds for a slice holds for any small job: it waits for its turn behind other
@@ -14,7 +13,7 @@ add up to that of the whole, and gradients stand one behind another.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,9 +21,7 @@ import torch
 from torch import Tensor
 
 from lossserver.job import Computed, Job, Result
-from lossserver.losses.rows import Rows
 from lossserver.pool import Pool
-from lossserver.tree import map_tensors
 
 #: Slices that are cut, being computed, or computed and not taken yet.
 AHEAD = 4
@@ -75,19 +72,9 @@ class Slices:
     def cut(self, start: int, stop: int, pred: Tensor | None = None) -> Slice:
         """A range of the rows; `pred` are those of `pred` if they are not in the job."""
         whole, rows = self._whole, self._rows
-        inputs = {
-            name: map_tensors(lambda leaf: leaf[start:stop], tree)
-            if pred is None or name != "pred"
-            else pred
-            for name, tree in rows.inputs.items()
-        }
-        own = Rows(
-            formula=rows.formula,
-            inputs=inputs,
-            shape=(stop - start, *rows.shape[1:]),
-            weight=None,
-            cotangent=rows.cotangent.part(start, stop),
-        )
+        own = rows.part(start, stop)
+        if pred is not None:
+            own = replace(own, inputs={**own.inputs, "pred": pred})
         job = replace(
             whole,
             rows=own,
@@ -112,23 +99,6 @@ def can_be_cut(job: Job) -> bool:
         and rows.cotangent.shape[:1] == (len(rows.leaves[0]),)
         and (len(rows.cotangent.shape) == len(rows.shape))
     )
-
-
-async def sliced(slices: Slices, pool: Pool) -> AsyncGenerator[Done]:
-    """What becomes of each slice of a job, in order. To be closed: `async with aclosing(...)`.
-
-    Raises:
-        Exception: what became of the first that failed.
-    """
-
-    async def cut() -> AsyncIterator[Slice]:
-        """Each of them."""
-        for start, stop in slices.ranges():
-            yield slices.cut(start, stop)
-
-    async with aclosing(in_order(cut(), pool)) as found:
-        async for done in found:
-            yield done
 
 
 async def in_order(slices: AsyncIterator[Slice], pool: Pool) -> AsyncGenerator[Done]:

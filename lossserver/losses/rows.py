@@ -24,7 +24,7 @@ from torch import Tensor
 from lossserver.losses.cotangent import Cotangent, broadcast
 from lossserver.losses.loss import Call, ReducedLoss, floating, require, tensor_of
 from lossserver.registry import RefusedError
-from lossserver.tree import tensors
+from lossserver.tree import map_tensors, tensors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -180,6 +180,16 @@ class Rows:
     def leaves(self) -> list[Tensor]:
         """The tensors of all inputs, in order."""
         return list(tensors(self.inputs))
+
+    def part(self, start: int, stop: int) -> "Rows":
+        """A range of them. Not of rows whose weight's gradient is wanted."""
+        return Rows(
+            formula=self.formula,
+            inputs=map_tensors(lambda leaf: leaf[start:stop], self.inputs),
+            shape=(stop - start, *self.shape[1:]),
+            weight=None,
+            cotangent=self.cotangent.part(start, stop),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

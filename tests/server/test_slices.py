@@ -11,7 +11,7 @@ from lossserver.losses.cross_entropy import CrossEntropyLoss
 from lossserver.losses.focal import FocalLoss
 from lossserver.losses.loss import Call
 from lossserver.losses.regression import L1Loss
-from lossserver.slices import Slices, Total, can_be_cut, in_order, sliced
+from lossserver.slices import Slices, Total, can_be_cut, in_order
 from tests.server.jobs import Touchy, job_of
 from tests.server.pools import pool_of
 
@@ -20,6 +20,19 @@ PRED = torch.linspace(-2, 2, N * C, dtype=torch.float64).view(N, C)
 CLASSES = torch.arange(N) % C
 PER_ROW = torch.linspace(0, 1, N, dtype=torch.float64)
 PER_ELEMENT = torch.linspace(0, 1, N * C, dtype=torch.float64).view(N, C)
+
+
+async def sliced(slices, pool):
+    """What becomes of each slice of a job that is all there."""
+
+    async def cut():
+        """Each of them."""
+        for start, stop in slices.ranges():
+            yield slices.cut(start, stop)
+
+    async with aclosing(in_order(cut(), pool)) as found:
+        async for done in found:
+            yield done
 
 
 def job_for(loss, **given):
