@@ -11,16 +11,18 @@ log = logging.getLogger("lossserver")
 
 @dataclass(kw_only=True)
 class Account:
-    """One call, as far as it has come.
+    """One call, as far as it has come; or calls that are worked on as one.
 
     Attributes:
         metrics: where it is counted.
+        calls: how many they are.
         job: once it was decoded.
         result: once it was computed.
         decode, encode, total: seconds, once it was answered.
     """
 
     metrics: Metrics
+    calls: int = 1
     job: Job | None = None
     result: Result | None = None
     decode: float = 0.0
@@ -29,7 +31,7 @@ class Account:
 
     def close(self, status: str, reason: str = "") -> None:
         """The call has ended. Its tensors are let go: gRPC may keep the frames that lead here."""
-        self.metrics.called("" if self.job is None else self.job.name, status)
+        self.metrics.called("" if self.job is None else self.job.name, status, self.calls)
         if status == "OK" and self.result is not None:
             self.metrics.took(
                 decode=self.decode,
@@ -37,6 +39,7 @@ class Account:
                 compute=self.result.compute,
                 encode=self.encode,
                 total=self.total,
+                calls=self.calls,
             )
         log.info("%s", self._line(status, reason))
         self.job = self.result = None
@@ -45,6 +48,8 @@ class Account:
         parts = ["compute"]
         if self.job is not None:
             parts.append(f"loss={self.job.name} elements={self.job.elements}")
+        if self.calls > 1:
+            parts.append(f"calls={self.calls}")
         if self.result is not None:
             done = self.result
             parts.append(f"batch={done.batch} wait={done.queue:.4f} compute={done.compute:.4f}")

@@ -62,15 +62,15 @@ class Admission:
         self.draining = True
         self.drained.set()
 
-    def begin(self) -> "Place":
-        """Count a call, whose message is not read yet."""
-        self.calls += 1
+    def begin(self, calls: int = 1) -> "Place":
+        """Count a call, whose message is not read yet; or several that are worked on as one."""
+        self.calls += calls
         self._empty.clear()
-        return Place(self)
+        return Place(self, calls)
 
-    def end(self, size: int) -> None:
-        """Count a call of `size` bytes no more."""
-        self.calls -= 1
+    def end(self, size: int, calls: int = 1) -> None:
+        """Count calls of `size` bytes no more."""
+        self.calls -= calls
         self.bytes -= size
         if not self.calls:
             self._empty.set()
@@ -142,10 +142,11 @@ class Admission:
 
 
 class Place:
-    """What one call takes up, until its reply has been sent or it was lost, and no thread has it."""
+    """What a call takes up, or several as one, until it was answered or lost, and no thread has it."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, calls: int = 1) -> None:
         self._admission = admission
+        self._calls = calls
         self._size = 0
         self._holders = 1
 
@@ -183,4 +184,4 @@ class Place:
         """Give it all back if nobody else holds it. Called by gRPC, with the call's context."""
         self._holders -= 1
         if not self._holders:
-            self._admission.end(self._size)
+            self._admission.end(self._size, self._calls)

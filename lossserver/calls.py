@@ -1,27 +1,36 @@
 """The calls of a stream that are not answered yet, each as service.py has one: let in, decoded,
 computed, and ended with a status of its own.
+
+Those of one message that differ in their numbers alone are worked on as one (bundle.py),
+at once if that goes well. Whatever does not is worked on again, each call by itself.
 """
 
 import asyncio
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from lossserver import resident
-from lossserver.account import Account
 from lossserver.answer import Asker, answer, count_shed, give_up
 from lossserver.begun import Begun
+from lossserver.bundle import alike, answered, most
 from lossserver.front import Front
 from lossserver.gather import answer_into
 from lossserver.outbox import Outbox
+from lossserver.pool import Pool
 from lossserver.regions import Regions
-from lossserver.told import let_go, told
+from lossserver.told import let_go, statuses
+from lossserver.work import Work
 from losswire import frame, streaming
 from losswire.errors import DeadlineError, MessageError, OverloadedError
 from losswire.frame import Parts
+from losswire.runs import Run
 from losswire.status import to_status
 from losswire.streaming import Called
 from losswire.tensor import Buffer
+
+#: Has several calls computed as one, and gives what a message with their answers is joined of.
+Together = Callable[[Asker, Pool], Awaitable[list[Buffer]]]
 
 
 class Calls:
@@ -51,29 +60,52 @@ class Calls:
         self._regions = regions
         self._outbox = outbox
         self._changed = changed
-        self._running: dict[int, _Call] = {}
+        self._running: dict[int, Work] = {}
         self._late: asyncio.TimerHandle | None = None
         self.count = 0
         self.bytes = 0
 
-    def begin(self, called: Called) -> None:
-        """Work on a call.
+    def begin(self, calls: Sequence[Called], run: Run | None = None) -> None:
+        """Work on calls that came together.
+
+        Parameters:
+            calls: some of a message.
+            run: what they are, if they are one: then several are worked on as one, if they may be.
 
         Raises:
-            MessageError: another has its id.
+            MessageError: two in flight have one id.
         """
-        if called.id in self._running:
-            raise MessageError("must be of no other call in flight", field="id", given=called.id)
-        if (why := self._front.door.refusal(self._tenant, called.timeout)) is not None:
-            self._refuse(called.id, why)
+        said = None if run is None else alike(run)
+        size = 1 if said is None else most(said, alone=self._front.door.is_alone(self._tenant))
+        starts = range(0, len(calls), size)
+        # So that the first waits for the last, and all are computed together.
+        for _ in starts:
+            self._front.pool.expect()
+        for start in starts:
+            some = calls[start : start + size]
+            if said is None or run is None or len(some) == 1:
+                self._begin(some)
+            else:
+                own = run.part(start, start + len(some))
+                self._begin(some, functools.partial(answered, said, own))
+                self._outbox.flush()  # which then is on its way while the next ones are computed
+
+    def _begin(self, calls: Sequence[Called], together: Together | None = None) -> None:
+        ids = [called.id for called in calls]
+        for place, number in enumerate(ids):
+            if number in self._running or number in ids[:place]:
+                raise MessageError("must be of no other call in flight", field="id", given=number)
+        if (why := self._front.door.refusal(self._tenant, calls[0].timeout)) is not None:
+            for number in ids:
+                self._refuse(number, why)
             return
-        call = _Call(called, self._front)
-        self._running[call.id] = call
-        self.count += 1
-        self.bytes += call.size
-        call.work = Begun(self._run(call, called))
-        if not call.work.ended and call.until < math.inf:
-            self._watch(call.until)
+        work = Work(calls, self._front)
+        self._running.update(dict.fromkeys(ids, work))
+        self.count += len(ids)
+        self.bytes += work.size
+        work.work = Begun(self._run(work, calls, together))
+        if not work.work.ended and work.until < math.inf:
+            self._watch(work.until)
 
     def _refuse(self, number: int, why: OverloadedError) -> None:
         """End a call before it has cost anything, a log line included: there may be thousands."""
@@ -88,10 +120,13 @@ class Calls:
         self._changed()
 
     def cancel(self, number: int) -> None:
-        """Nobody waits for that call any longer."""
-        if (call := self._running.get(number)) is not None:
-            call.late = False
-            call.work.cancel()
+        """Nobody waits for that call any longer. With others that are worked on as one it is answered."""
+        if (work := self._running.get(number)) is None:
+            return
+        work.wanted.discard(number)
+        if not work.wanted:
+            work.late = False
+            work.work.cancel()
 
     def end(self) -> None:
         """Nobody waits for any call any longer."""
@@ -100,63 +135,82 @@ class Calls:
         if self._late is not None:
             self._late.cancel()
 
-    async def _run(self, call: "_Call", called: Called) -> None:
-        """One call, to what its client is told of it."""
-        pool, account = self._front.pool, call.account
+    async def _run(self, work: Work, calls: Sequence[Called], together: Together | None) -> None:
+        """One call, or several at once, to what their client is told of it."""
+        pool, account = self._front.pool, work.account
         try:
-            reply = await self._answered(call, called)
+            written = await self._answered(work, calls[0], together)
+            code, said = "OK", ""
         except asyncio.CancelledError as error:
             let_go(error)
-            if not call.late:
-                self._given_up(call)
+            if not work.late:
+                self._given_up(work)
                 return
             if account.job is not None:
                 pool.drop(account.job)
-            code, said, written = _told(call.id, DeadlineError("the deadline passed"))
+            code, said, written = statuses(work.ids, DeadlineError("the deadline passed"))
         except Exception as error:  # noqa: BLE001  (every call ends in a status)
+            if together is not None:
+                let_go(error)
+                self._begin_apart(work, calls)
+                return
             count_shed(error, account)
-            code, said, written = _told(call.id, error)
-        else:
-            code, said, written = "OK", "", streaming.written_answer(call.id, reply)
-        del self._running[call.id]
-        self._outbox.put(written, functools.partial(self._gone, call))
+            code, said, written = statuses(work.ids, error)
+        self._forget(work)
+        self._outbox.put(written, functools.partial(self._gone, work))
         asyncio.get_running_loop().call_soon(account.close, code, said)
 
-    async def _answered(self, call: "_Call", called: Called) -> Parts:
-        front, place = self._front, call.place
+    async def _answered(
+        self, work: Work, called: Called, together: Together | None
+    ) -> list[Buffer]:
+        front, place = self._front, work.place
         front.pool.arrived()
         front.admission.check()
-        remaining = call.remaining()
-        place.enter(call.size, remaining)
+        remaining = work.remaining()
+        place.enter(work.size, remaining)
         await front.door.enter(self._tenant, remaining)
         try:
-            parts = frame.read(called.request)
-            room = self._regions.room(called.answer, parts) if called.answer else None
-            if parts.elsewhere:
-                find = functools.partial(self._regions.read, place)
-                parts = resident.resolved(parts, front, self._tenant, place, find)
             asker = Asker(
-                tenant=self._tenant,
-                remaining=call.remaining(),
-                place=place,
-                account=call.account,
+                tenant=self._tenant, remaining=work.remaining(), place=place, account=work.account
             )
-            if room is not None:
-                return await answer_into(room, parts, asker, front.pool)
-            return await answer(parts, asker, front.pool)
+            if together is not None:
+                return await together(asker, front.pool)
+            return streaming.written_answer(called.id, await self._reply(called, asker))
         finally:
             front.door.leave(self._tenant)
 
-    def _given_up(self, call: "_Call") -> None:
-        give_up(call.account, self._front.pool)
-        del self._running[call.id]
-        self._gone(call)
+    async def _reply(self, called: Called, asker: Asker) -> Parts:
+        front, place = self._front, asker.place
+        parts = frame.read(called.request)
+        room = self._regions.room(called.answer, parts) if called.answer else None
+        if parts.elsewhere:
+            find = functools.partial(self._regions.read, place)
+            parts = resident.resolved(parts, front, self._tenant, place, find)
+        if room is not None:
+            return await answer_into(room, parts, asker, front.pool)
+        return await answer(parts, asker, front.pool)
 
-    def _gone(self, call: "_Call") -> None:
-        """A call takes up nothing any longer."""
-        self.count -= 1
-        self.bytes -= call.size
-        call.place.end()
+    def _begin_apart(self, work: Work, calls: Sequence[Called]) -> None:
+        """Work on calls one by one that were not to be had as one."""
+        self._forget(work)
+        self._gone(work)
+        remaining = work.remaining()
+        self.begin([one._replace(timeout=remaining) for one in calls if one.id in work.wanted])
+
+    def _given_up(self, work: Work) -> None:
+        give_up(work.account, self._front.pool)
+        self._forget(work)
+        self._gone(work)
+
+    def _forget(self, work: Work) -> None:
+        for number in work.ids:
+            del self._running[number]
+
+    def _gone(self, work: Work) -> None:
+        """Calls take up nothing any longer."""
+        self.count -= len(work.ids)
+        self.bytes -= work.size
+        work.place.end()
         self._changed()
 
     def _watch(self, until: float) -> None:
@@ -171,60 +225,19 @@ class Calls:
         self._late = None
         now = asyncio.get_running_loop().time()
         later, overdue = [], []
-        for call in self._running.values():
-            if call.until > now:
-                later.append(call.until)
-            elif not call.late:
-                call.late = True
-                overdue.append(call)
-        for call in overdue:
-            call.work.cancel()
+        for work in self._running.values():
+            if work.until > now:
+                later.append(work.until)
+            elif not work.late:
+                work.late = True
+                overdue.append(work)
+        for work in overdue:
+            work.work.cancel()
         if later and (until := min(later)) < math.inf:
             self._watch(until)
-
-
-class _Call:
-    """One of them.
-
-    Attributes:
-        id: chosen by the client.
-        size: bytes of its request.
-        until: seconds of the loop's time after which nobody waits for it.
-        place: what it takes up in the server.
-        account: what is kept of it.
-        work: what is done about it.
-        late: that was ended as the time was over.
-    """
-
-    __slots__ = ("account", "id", "late", "place", "size", "until", "work")
-
-    def __init__(self, called: Called, front: Front) -> None:
-        self.id = called.id
-        self.size = len(called.request)
-        timeout = math.inf if called.timeout is None else called.timeout
-        # What is no number leaves no time.
-        self.until = asyncio.get_running_loop().time() + (timeout if timeout > 0 else 0.0)
-        self.place = front.admission.begin()
-        self.account = Account(metrics=front.metrics)
-        self.work: Begun
-        self.late = False
-
-    def remaining(self) -> float | None:
-        """Seconds until nobody waits for it; None is for ever."""
-        if self.until == math.inf:
-            return None
-        return self.until - asyncio.get_running_loop().time()
 
 
 @functools.lru_cache(maxsize=16)
 def _refusal(why: str) -> tuple[str, bytes]:
     """Code and status of an overload."""
     return to_status(OverloadedError(why))
-
-
-def _told(number: int, error: Exception) -> tuple[str, str, list[Buffer]]:
-    """Code and text of what went wrong, and what a message that says so is joined of."""
-    what = told(error)
-    let_go(error)
-    code, status = to_status(what)
-    return code, str(what), streaming.written_status(number, status)

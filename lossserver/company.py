@@ -5,7 +5,7 @@ beside everybody's inputs, so that they travel with them.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +33,7 @@ class Company:
         jobs: what they were asked for.
         rows: what each adds to the batch.
         sizes: how many rows that are.
-        ends: how each one's rows become its loss.
+        ends: how each one's rows become its losses.
         names: inputs whose gradients are wanted, sorted.
         wanted: the first caller's part of each tensor whose gradient is wanted.
         dtype: what to compute in.
@@ -67,6 +67,25 @@ class Company:
             for name in self.names
         }
 
+    @property
+    def calls(self) -> int:
+        """How many calls the jobs are."""
+        return sum(job.many for job in self.jobs)
+
+    @property
+    def singly(self) -> "Company":
+        """The same, with each call by itself."""
+        if self.calls == len(self.jobs):
+            return self
+        rows = [one for pair in zip(self.jobs, self.rows, strict=True) for one in _apart(*pair)]
+        return replace(
+            self,
+            jobs=[job for job in self.jobs for _ in range(job.many)],
+            rows=rows,
+            sizes=[one.leaves[0].shape[0] for one in rows],
+            ends=[one.cotangent for one in rows],
+        )
+
     def key(self, device: torch.device) -> Hashable:
         """What must be equal for a kernel to compute them."""
         return self.jobs[0].key, self.form, self.weighs, device
@@ -77,7 +96,7 @@ def company(jobs: Sequence[Job]) -> Company:
     rows = [job.rows for job in jobs if job.rows is not None]
     call, inputs = jobs[0].call, rows[0].inputs
     names = sorted(call.wrt & inputs.keys())
-    sums = "weight" not in call.wrt and all(map(_sums_up, rows))
+    sums = "weight" not in call.wrt and all(map(sums_up, rows))
     return Company(
         jobs=jobs,
         rows=rows,
@@ -91,7 +110,15 @@ def company(jobs: Sequence[Job]) -> Company:
     )
 
 
-def _sums_up(one: Rows) -> bool:
+def _apart(job: Job, rows: Rows) -> list[Rows]:
+    """The rows of each of its calls."""
+    if job.many == 1:
+        return [rows]
+    each = rows.shape[0] // job.many
+    return [rows.part(at, at + each) for at in range(0, rows.shape[0], each)]
+
+
+def sums_up(one: Rows) -> bool:
     """Whether one number is wanted, and the weight, if any, is one a row or one an element."""
     end = one.cotangent
     if not end.reduced or end.shape != one.shape:
@@ -133,10 +160,12 @@ def scales(own: Company) -> Tensor:
 
 
 def divisors(own: Company) -> Tensor:
-    """Everybody's loss_weight / divisor, one a caller."""
-    return torch.from_numpy(np.array([end.scale for end in own.ends]))
+    """The loss_weight / divisor of everybody's calls."""
+    each = [end.scale for end in own.ends]
+    return torch.from_numpy(np.repeat(np.array(each), [job.many for job in own.jobs]))
 
 
 def lengths(own: Company) -> Tensor:
-    """Everybody's number of rows."""
-    return torch.from_numpy(np.array(own.sizes))
+    """How many rows everybody's calls have."""
+    each = [size // job.many for size, job in zip(own.sizes, own.jobs, strict=True)]
+    return torch.from_numpy(np.repeat(np.array(each), [job.many for job in own.jobs]))

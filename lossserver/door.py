@@ -93,7 +93,7 @@ class Door:
             return None
         if remaining is not None and self._wait_of(tenant) > WAIT * remaining:
             return OverloadedError("more calls wait than can be answered in time; try again")
-        if len(self._outside.get(tenant, ())) >= self._most and not self._is_alone(tenant):
+        if len(self._outside.get(tenant, ())) >= self._most and not self.is_alone(tenant):
             return OverloadedError(
                 f"while others call, at most {self._most} calls of one caller may wait; try again"
             )
@@ -126,9 +126,10 @@ class Door:
         return self._calls < self._room() + spare
 
     def _has_share(self, tenant: str) -> bool:
-        return self._inside.get(tenant, 0) < SHARE or self._is_alone(tenant)
+        return self._inside.get(tenant, 0) < SHARE or self.is_alone(tenant)
 
-    def _is_alone(self, tenant: str) -> bool:
+    def is_alone(self, tenant: str) -> bool:
+        """Whether no other tenant has called lately."""
         other = self._other if self._last[0] == tenant else self._last
         return self._clock() - other[1] > THERE
 

@@ -110,4 +110,4 @@ async def answer_into(room: Room, parts: Parts, asker: Asker, pool: Pool) -> Par
     """
     reply = await answer(parts, asker, pool, functools.partial(gathered, room=room))
     place = functools.partial(room.placed, reply)
-    return await aside(place, asker.place) if reply.size >= COPIED else place()
+    return await aside(place, asker.place) if room.lacks(reply) >= COPIED else place()

@@ -109,13 +109,14 @@ class Isolation:
         self._free_since = ended
         elements = sum(job.elements for job in batch)
         self._pace.learn(batch[0].pace, elements, seconds)
-        self._metrics.batched(len(batch), elements, seconds)
+        calls = sum(job.many for job in batch)
+        self._metrics.batched(calls, elements, seconds)
         return [
             (
                 job,
                 Result(
                     computed=own if job.landed is None else job.landed(own),
-                    batch=len(batch),
+                    batch=calls,
                     queue=started - job.arrived,
                     compute=ended - started,
                 ),

@@ -38,6 +38,8 @@ class Job:
         wishes: how the answer is to be written. Jobs of unequal ones are computed together all the
             same.
         landed: what is made of it by the thread that has computed it.
+        many: calls of one caller that it is: reduced ones of equal shapes and scales, the rows of
+            which follow one another. A call itself is the first of them.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Job:
     moving: bool = False
     wishes: Wishes = NO_WISHES
     landed: "Callable[[Computed], Computed] | None" = None
+    many: int = 1
 
     @cached_property
     def pace(self) -> Hashable:
@@ -71,7 +74,8 @@ class Computed:
     """Outputs and gradients of one job, on the CPU.
 
     Attributes:
-        losses: each named output; a tensor, or a tree of them.
+        losses: each named output; a tensor, or a tree of them. Of a job of many calls a tensor
+            [many].
         grads: for each name in wrt a tree like that input; None where no gradient reaches. In that
             input's dtype, or what its caller wishes.
         state: of a loss that remembers.
@@ -92,7 +96,7 @@ class Result:
 
     Attributes:
         computed: outputs and gradients.
-        batch: jobs computed together with it, itself included.
+        batch: calls computed together with it, itself included.
         queue: seconds from ready to taken.
         compute: seconds the batch took.
     """

@@ -29,6 +29,9 @@ BRIEF = 0.001
 MANY = 32
 MANY_ELEMENTS = 8 * SMALL
 
+#: Calls of one job that wait for no others.
+ENOUGH_CALLS = MANY // 2
+
 #: Seconds without news after which a batch of small jobs goes: about what gRPC takes to hand over
 #: the next call if one stands at the door. Seconds after which it goes in any case.
 QUIET = 0.0003
@@ -94,7 +97,8 @@ class OnLoop:
 
     def put(self, job: Job) -> None:
         """Take a job; compute it now if it is alone."""
-        if self._look is None and not self._waits and not self._company(0, job.arrived):
+        alone = job.many >= ENOUGH_CALLS or not self._company(0, job.arrived)
+        if alone and self._look is None and not self._waits:
             self._go([job])
             return
         self.waiting.put(job, job.arrived)

@@ -6,31 +6,34 @@ bytes: the loss, the options, and the inputs' trees with blanks for tensors.
 """
 
 import functools
+import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
+from lossserver.building import loss_of
 from lossserver.losses.loss import Call, Loss, check_names, name_of
 from lossserver.losses.rows import RowwiseLoss
-from lossserver.registry import LOSSES, RefusedError, UnknownNameError
+from lossserver.registry import RefusedError
 from lossserver.source import Place, Source, source
 from lossserver.tree import map_tensors, precision, tensors
 from lossserver.wishes import Wishes, wishes_of
-from losswire.errors import LossError, MessageError, SpecError, TensorError, UnknownLossError
+from losswire.errors import LossError, MessageError, SpecError, TensorError
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import MAX_DEPTH, Reader
 
-#: Bytes of a config. The longest in use, a class_weight of LVIS's 1,203 classes, has 14 KiB.
-MAX_CONFIG = 1 << 16
-
 #: Bytes and tensors of a header that is remembered; 1,024 are: some 10 MB.
 MAX_REMEMBERED = 1 << 12
 MAX_TENSORS = 16
+
+#: The tag of a header's avg_factor, which our client writes last; eight bytes follow.
+_AVG_FACTOR = bytes((pb.ComputeHeader.AVG_FACTOR_FIELD_NUMBER << 3 | 1,))
 
 #: The wire's priorities as a job's, 0 before 1 before 2; what it does not know is 1, the usual.
 PRIORITIES = {pb.PRIORITY_HIGH: 0, pb.PRIORITY_UNSPECIFIED: 1, pb.PRIORITY_LOW: 2}
@@ -72,7 +75,11 @@ class Outline:
 
     def filled(self, payloads: Sequence[Buffer | Tensor]) -> Call:
         """The call with the tensors of these payloads."""
-        flat = iter([one.tensor(payloads) for one in self.sources])
+        return self.of([one.tensor(payloads) for one in self.sources])
+
+    def of(self, given: Sequence[Tensor]) -> Call:
+        """The call with these tensors."""
+        flat = iter(given)
         blank = self.blank
         inputs, grad_output, state = map_tensors(
             lambda _: next(flat), [blank.inputs, blank.grad_output, blank.state]
@@ -95,12 +102,21 @@ def outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
     """
     if len(serialised) > MAX_REMEMBERED or len(lengths) > MAX_TENSORS:
         return _outline(serialised, lengths)
+    if serialised[-9:-8] == _AVG_FACTOR:
+        # It changes from step to step. What stands before it is a header of its own, or this is the
+        # end of something else.
+        with suppress(LossError):
+            said = _remembered(serialised[:-9], lengths, averages=True)
+            (factor,) = struct.unpack("<d", serialised[-8:])
+            return replace(said, blank=replace(said.blank, avg_factor=factor))
     return _remembered(serialised, lengths)
 
 
-def _outline(serialised: bytes, lengths: tuple[int, ...]) -> Outline:
+def _outline(serialised: bytes, lengths: tuple[int, ...], *, averages: bool = False) -> Outline:
     header = header_of(serialised)
-    name, loss = _loss_of(header)
+    if averages:
+        header.avg_factor = 1.0  # one or another
+    name, loss = loss_of(header.config.SerializeToString(deterministic=True))
     sources: list[Source] = []
     blanks: list[Tensor] = []
 
@@ -162,37 +178,6 @@ def header_of(serialised: bytes) -> pb.ComputeHeader:
             field="header",
             given=f"{len(serialised)} bytes",
         ) from None
-
-
-def _loss_of(header: pb.ComputeHeader) -> tuple[str, Loss]:
-    config = header.config.SerializeToString(deterministic=True)
-    if len(config) > MAX_CONFIG:
-        raise SpecError(
-            f"must have at most {MAX_CONFIG} bytes", field="config", given=f"{len(config)} bytes"
-        )
-    return _loss(config)
-
-
-@functools.lru_cache(maxsize=1024)
-def _loss(serialised: bytes) -> tuple[str, Loss]:
-    """The loss of a serialised config, and its name. Trainers send the same few again and again."""
-    sent = pb.Value.FromString(serialised)
-    config = Reader([], lambda given: given).read(sent, "config") if serialised else None
-    if not isinstance(config, dict):
-        raise SpecError(
-            'must be a map such as {"type": "L1Loss"}',
-            field="config",
-            given="nothing" if config is None else type(config).__name__,
-        )
-    try:
-        loss = LOSSES.build(config)
-    except UnknownNameError as error:
-        raise UnknownLossError(str(error), field="config.type") from None
-    except RefusedError as refusal:
-        raise SpecError(
-            refusal.rule, field=f"config.{refusal.field}", given=refusal.given
-        ) from None
-    return LOSSES.named(config), loss
 
 
 def _blank(header: pb.ComputeHeader, reader: Reader) -> Call:

@@ -115,7 +115,7 @@ class Pool:
             self._wake.notify_all()
 
     def _is_small(self, job: Job) -> bool:
-        if CPU not in self.devices or job.elements > self._on_loop.largest:
+        if CPU not in self.devices or job.elements > job.many * self._on_loop.largest:
             return False
         # Of what is computed alone, only what has shown it.
         return job.rows is not None or 0 < self._pace.seconds(job.pace, job.elements) < BRIEF

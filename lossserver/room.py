@@ -54,12 +54,21 @@ class Room:
             elsewhere.insert(0, pb.Elsewhere(span=where).SerializeToString())
         return Parts(parts.header, parts.payloads[:first], elsewhere)
 
-    def _place(self, payload: Buffer) -> int | None:
-        """Where in here a payload lies, copied if it lies elsewhere; None if there is no room."""
+    def lacks(self, parts: Parts) -> int:
+        """Bytes of the answer's payloads that do not lie in here yet."""
+        return sum(len(one) for one in parts.payloads if self._find(one) is None)
+
+    def _find(self, payload: Buffer) -> int | None:
+        """Where in here a payload lies."""
         given = np.frombuffer(payload, np.uint8)
-        at: int | None = given.ctypes.data - self._memory.ctypes.data
-        if at is not None and 0 <= at <= len(self._memory) - len(given):
+        at: int = given.ctypes.data - self._memory.ctypes.data
+        return at if 0 <= at <= len(self._memory) - len(given) else None
+
+    def _place(self, payload: Buffer) -> int | None:
+        """The same; it is copied if it lies elsewhere, None if there is no room."""
+        if (at := self._find(payload)) is not None:
             return at
+        given = np.frombuffer(payload, np.uint8)
         at = self._take(len(given))
         if at is not None:
             self._memory[at : at + len(given)] = given

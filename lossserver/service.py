@@ -11,7 +11,7 @@ from lossserver import large, resident, stream
 from lossserver.account import Account
 from lossserver.admit import Place
 from lossserver.admitted import admitted
-from lossserver.answer import Asker, answer
+from lossserver.answer import LARGE, Asker, answer, aside
 from lossserver.card import catalogue
 from lossserver.front import Context, Front, connection_of
 from losswire import frame
@@ -48,7 +48,10 @@ class LossService:
         asker = Asker(tenant=tenant, remaining=remaining, place=place, account=account)
         parts = resident.resolved(frame.read(message), front, tenant, place)
         del message
-        return frame.write(*await answer(parts, asker, front.pool))
+        reply = await answer(parts, asker, front.pool)
+        del parts
+        write = functools.partial(frame.write, *reply)
+        return await aside(write, place) if reply.size >= LARGE else write()
 
     async def compute_stream(self, _: object, context: Context) -> None:
         """Many calls over one stream."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -61,6 +62,16 @@ class Source(NamedTuple):
         scales = None if self.scales is None else payloads[self.scales]
         assert not isinstance(scales, Tensor)  # noqa: S101  (for mypy)
         return widened(to_torch(self.wire, self.shape, payload), self.dtype, scales)
+
+    def rows(self, columns: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+        """The tensors of several calls, their rows one after another, in memory of its own.
+
+        Parameters:
+            columns: for each payload the bytes of all calls, uint8 [calls, bytes]. It is no wire.
+        """
+        column = columns[self.payload]
+        own = (column != 0) if self.dtype == "bool" else column.copy()
+        return in_place(self.dtype, (len(column) * self.shape[0], *self.shape[1:]), own.data)
 
 
 class Place:

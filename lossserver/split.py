@@ -114,8 +114,18 @@ def split_up(
 
 
 def _losses(own: Company, rest: Any) -> list[Tensor]:
-    totals = iter(next(rest).unbind() if any(end.reduced for end in own.ends) else ())
-    return [next(totals if end.reduced else rest) for end in own.ends]
+    """Everybody's losses: one number, so many of them as there are calls, or ℓ."""
+    if not any(end.reduced for end in own.ends):
+        return [next(rest) for _ in own.ends]
+    many = [job.many for job, end in zip(own.jobs, own.ends, strict=True) if end.reduced]
+    numbers = next(rest)
+    parts = numbers.unbind() if max(many) == 1 else map(_one_or_many, numbers.split(many))
+    reduced = iter(parts)
+    return [next(reduced if end.reduced else rest) for end in own.ends]
+
+
+def _one_or_many(numbers: Tensor) -> Tensor:
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _part(place: int | None, columns: Sequence[Sequence[Tensor] | None], i: int) -> Any:

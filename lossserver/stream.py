@@ -11,7 +11,7 @@ and when the server ends; what has come is answered before.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -29,8 +29,9 @@ from losswire.errors import (
     MessageTooLargeError,
     OverloadedError,
 )
+from losswire.runs import Run
 from losswire.status import to_status
-from losswire.streaming import Asked
+from losswire.streaming import Asked, Called
 from losswire.v1 import loss_pb2 as pb
 
 #: Streams of one connection. A client of ours has one, and two for a moment as it makes another.
@@ -165,19 +166,14 @@ class _Stream:
         Raises:
             MessageError: two in flight have one id.
         """
-        cancelled = set(asked.cancelled)
         for number in asked.cancelled:
             self._calls.cancel(number)
-        going = [call for call in asked.calls if call.id not in cancelled]
-        for begin in range(0, len(going), TURN):
-            some = going[begin : begin + TURN]
-            # So that the first waits for the last, and all are computed together.
-            for _ in some:
-                self._front.pool.expect()
-            for called in some:
-                self._calls.begin(called)
+        begun = 0
+        for some, run in _turns(asked):
+            self._calls.begin(some, run)
             self._outbox.flush()
-            if begin + TURN < len(going):
+            begun += len(some)
+            if begun < len(asked.calls):
                 await asyncio.sleep(0)
 
     async def _open(self, asked: pb.OpenRegion) -> None:
@@ -226,3 +222,19 @@ class _Stream:
             elif now - self._used >= IDLE:
                 self._end()
             await asyncio.sleep(self._used + IDLE - now)
+
+
+def _turns(asked: Asked) -> Iterator[tuple[Sequence[Called], Run | None]]:
+    """The calls of a message that are not given up in it, so many as are begun at a time."""
+    if cancelled := set(asked.cancelled):
+        asked = Asked([call for call in asked.calls if call.id not in cancelled])
+    at = 0
+    while at < len(asked.calls):
+        run = asked.runs.get(at)
+        if run is not None:
+            end = at + len(run.ids)
+        else:
+            ends = (place for place in asked.runs if place > at)
+            end = min(at + TURN, next(ends, len(asked.calls)))
+        yield asked.calls[at:end], run
+        at = end

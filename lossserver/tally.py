@@ -98,11 +98,11 @@ class Histogram:
         self._counts = {labels: [0] * (len(row.bounds) + 1) for labels in row.series()}
         self._sums = dict.fromkeys(row.series(), 0.0)
 
-    def observe(self, value: float, *labels: str) -> None:
-        """Count a value, of a series that is there from the start."""
+    def observe(self, value: float, *labels: str, by: int = 1) -> None:
+        """Count a value, or `by` equal ones, of a series that is there from the start."""
         with self._lock:
-            self._counts[labels][bisect_left(self._row.bounds, value)] += 1
-            self._sums[labels] += value
+            self._counts[labels][bisect_left(self._row.bounds, value)] += by
+            self._sums[labels] += value * by
 
     def collect(self) -> Iterator[Metric]:
         """What Prometheus is told."""

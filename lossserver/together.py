@@ -49,7 +49,7 @@ def together(jobs: Sequence[Job], staging: Staging, kernels: Kernels | None = No
     """Have jobs of one key computed, all of them with rows."""
     own = company(jobs)
     answer = _by_kernel(own, staging, kernels) if kernels is not None else None
-    answer = answer or _eager(own, staging)
+    answer = answer or _eager(own.singly, staging)
     return Pending(
         landing=staging.bring_out(answer.tensors),
         computed=functools.partial(split_up, own, answer.reached, answer.fused),
@@ -118,7 +118,7 @@ def _by_kernel(own: Company, staging: Staging, kernels: Kernels) -> Found | None
         if is_full(error):
             raise  # that is the batch's fault
         # Memory that does not suffice inside a kernel does not say so; eager torch says it.
-        instead = _eager(own, staging)
+        instead = _eager(own.singly, staging)
         kernels.drop(key, error)
         return instead
     assert values is not None  # noqa: S101  (only gradients may be absent)
@@ -135,7 +135,7 @@ def _sums(own: Company, staging: Staging) -> tuple[list[Tensor], _Answer]:
     beside = [[scales(own)]]
     if own.weighs:
         beside.append(weights(own))
-    if len(own.jobs) > 1:
+    if own.calls > 1:
         beside += [[divisors(own)], [lengths(own)]]
     brought = staging.bring_in([*own.columns, *beside])
     scale, *rest = brought[count:]
@@ -161,6 +161,7 @@ def _added_up(sums: Tensor, divisors: Tensor, lengths: Tensor) -> Tensor:
 
 def _rows(own: Company, staging: Staging) -> tuple[list[Tensor], _Answer]:
     """What a kernel of rows takes, on the device; and what becomes of its answer."""
+    own = own.singly
     leaves, ends = _apart(own, staging)
     like = torch.empty((), dtype=own.dtype, device=staging.device)
     shapes = [like.expand(one.shape) for one in own.rows]

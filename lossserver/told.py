@@ -2,11 +2,15 @@
 
 import logging
 import uuid
+from collections.abc import Sequence
 
 from lossserver.faults import is_full, out_of_memory
 from lossserver.outline import refused
 from lossserver.registry import RefusedError
+from losswire import streaming
 from losswire.errors import InternalError, LossError
+from losswire.status import to_status
+from losswire.tensor import Buffer
 
 log = logging.getLogger("lossserver")
 
@@ -22,6 +26,15 @@ def told(error: Exception) -> LossError:
     request = uuid.uuid4().hex[:12]
     log.error("request %s", request, exc_info=error)
     return InternalError(f"the server failed; its log has the details under request {request}")
+
+
+def statuses(ids: Sequence[int], error: Exception) -> tuple[str, str, list[Buffer]]:
+    """Code and text of what went wrong, and what a message that says so of these calls is joined of."""
+    what = told(error)
+    let_go(error)
+    code, status = to_status(what)
+    written = [buffer for number in ids for buffer in streaming.written_status(number, status)]
+    return code, str(what), written
 
 
 def let_go(error: BaseException | None) -> None:

@@ -108,36 +108,44 @@ def fields(message: Buffer, most: int = MAX_FIELDS) -> Iterator[tuple[int, memor
         MessageError: the bytes end too early, are not protobuf, or are too many fields.
     """
     view = memoryview(message)
-    at, end = 0, len(view)
+    at = 0
     for _ in range(most):
-        if at == end:
+        if at == len(view):
             return
-        tag, at = read_varint(view, at)
-        kind = tag & 7
-        length = _FIXED.get(kind)
-        if length is None:
-            if kind not in _COUNTED:
-                raise MessageError(
-                    "a message must be protobuf", given=f"wire type {kind} at byte {at}"
-                )
-            length, at = read_varint(view, at)
-            if kind == 0:
-                yield tag, length
-                continue
-        if length > end - at:
-            raise MessageError(
-                "a message must be whole", given=f"{end - at} of {length} bytes of a field"
-            )
-        yield tag, view[at : at + length]
-        at += length
-    if at < end:
+        tag, value, at = field_at(view, at)
+        yield tag, value
+    if at < len(view):
         raise MessageError(f"a message must have at most {most} fields and payloads")
+
+
+def field_at(view: memoryview, at: int) -> tuple[int, memoryview | int, int]:
+    """Tag and value of the field that begins there, and where it ends.
+
+    Raises:
+        MessageError: the bytes end too early, or are not protobuf.
+    """
+    tag, at = read_varint(view, at)
+    kind = tag & 7
+    length = _FIXED.get(kind)
+    if length is None:
+        if kind not in _COUNTED:
+            raise MessageError("a message must be protobuf", given=f"wire type {kind} at byte {at}")
+        length, at = read_varint(view, at)
+        if kind == 0:
+            return tag, length, at
+    end = at + length
+    if end > len(view):
+        given = f"{len(view) - at} of {length} bytes of a field"
+        raise MessageError("a message must be whole", given=given)
+    return tag, view[at:end], end
 
 
 def varint(value: int) -> bytes:
     """A number as protobuf writes it."""
     if value < 0x80:
         return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

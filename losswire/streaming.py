@@ -6,12 +6,14 @@ tests/wire/test_streaming.py compares each with what protobuf makes of it.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from losswire import frame
 from losswire.errors import MessageError
 from losswire.frame import Parts, fields, varint
+from losswire.runs import MOST_HEADER, Run, entries, fronts, written
 from losswire.tensor import Buffer
 
 _DOUBLE = struct.Struct("<d")
@@ -63,12 +65,14 @@ class Asked(NamedTuple):
         cancelled: ids of calls whose answers nobody waits for.
         opened: serialised OpenRegions.
         closed: numbers of regions that are not used any longer.
+        runs: calls that differ in their numbers alone, by the place of the first among all calls.
     """
 
     calls: Sequence[Called] = ()
     cancelled: Sequence[int] = ()
     opened: Sequence[bytes] = ()
     closed: Sequence[int] = ()
+    runs: Mapping[int, Run] = MappingProxyType({})
 
 
 class Answered(NamedTuple):
@@ -76,12 +80,12 @@ class Answered(NamedTuple):
 
     Attributes:
         id: of the call.
-        response: a serialised ComputeResponse; None if there is a status.
+        response: a serialised ComputeResponse, or its parts; None if there is a status.
         status: a serialised google.rpc.Status; empty if there is a response.
     """
 
     id: int
-    response: Buffer | None
+    response: Buffer | Parts | None
     status: bytes
 
 
@@ -95,8 +99,15 @@ def read_asked(message: Buffer) -> Asked:
     opened: list[bytes] = []
     cancelled: list[int] = []
     closed: list[int] = []
-    for tag, value in fields(message):
-        if isinstance(value, int):
+    alike: dict[int, Run] = {}
+    for tag, value in entries(message, _REQUEST):
+        if isinstance(value, Run):
+            alike[len(calls)] = value
+            calls += [
+                Called(number, value.timeout, b"", request.data)
+                for number, request in zip(value.ids, value.messages, strict=True)
+            ]
+        elif isinstance(value, int):
             if tag >> 3 == _CANCELLED:
                 cancelled.append(value & _64_BITS)
             elif tag >> 3 == _CLOSED:
@@ -109,7 +120,7 @@ def read_asked(message: Buffer) -> Asked:
             cancelled += (one & _64_BITS for one in _packed(value, len(cancelled)))
         elif tag == _bytes_tag(_CLOSED):
             closed += (one & _32_BITS for one in _packed(value, len(closed)))
-    return Asked(calls, cancelled, opened, closed)
+    return Asked(calls, cancelled, opened, closed, alike)
 
 
 def _read_call(message: memoryview) -> Called:
@@ -146,13 +157,15 @@ def written_call(
     number: int, timeout: float | None, parts: Parts, answer: bytes = b""
 ) -> list[Buffer]:
     """What a message with this call is joined of; messages add up."""
-    request = frame.laid_out(*parts)
     head = b"\x08" + varint(number)
     if timeout is not None:
         head += b"\x11" + _DOUBLE.pack(timeout)
     if answer:
         head += b"\x1a" + varint(len(answer)) + answer
-    return _entry(head, b"\x22", request)
+    elif parts.payloads and not parts.elsewhere and len(parts.header) <= MOST_HEADER:
+        front = fronts(_REQUEST, parts.header, tuple(map(len, parts.payloads)))
+        return written(head, front, parts.payloads)
+    return _entry(head, b"\x22", frame.laid_out(*parts))
 
 
 def written_cancelled(numbers: Iterable[int]) -> list[Buffer]:
@@ -174,6 +187,19 @@ def written_closed(region: int) -> list[Buffer]:
 def written_answer(number: int, response: Parts) -> list[Buffer]:
     """What a message with this answer is joined of; messages add up."""
     return _entry(b"\x08" + varint(number), b"\x12", frame.laid_out(*response))
+
+
+def written_answers(
+    numbers: Sequence[int], header: bytes, columns: Sequence[memoryview]
+) -> list[Buffer]:
+    """The same of several, whose responses have one header: for each payload those of all of them."""
+    each = [len(column) // len(numbers) for column in columns]
+    front = fronts(_RESPONSE, header, tuple(each))
+    out: list[Buffer] = []
+    for place, number in enumerate(numbers):
+        own = [column[place * size :][:size] for column, size in zip(columns, each, strict=True)]
+        out += written(b"\x08" + varint(number), front, own)
+    return out
 
 
 def written_status(number: int, status: bytes) -> list[Buffer]:
@@ -200,12 +226,24 @@ def read_told(message: Buffer) -> tuple[list[Answered], list[bytes]]:
     """
     answers: list[Answered] = []
     regions: list[bytes] = []
-    for tag, value in fields(message):
-        if tag == _ANSWERS and not isinstance(value, int):
+    for tag, value in entries(message, _RESPONSE):
+        if isinstance(value, Run):
+            answers += _alike(value)
+        elif tag == _ANSWERS and not isinstance(value, int):
             answers.append(_read_answer(value))
         elif tag == _REGIONS and not isinstance(value, int):
             regions.append(bytes(value))
     return answers, regions
+
+
+def _alike(run: Run) -> list[Answered]:
+    """The answers of a run, which share one header, in memory as well."""
+    columns = [[one.data for one in column] for column in run.payloads]
+    payloads = zip(*columns, strict=True) if columns else [()] * len(run.ids)
+    return [
+        Answered(number, Parts(run.header, own), b"")
+        for number, own in zip(run.ids, payloads, strict=True)
+    ]
 
 
 def _read_answer(message: memoryview) -> Answered:

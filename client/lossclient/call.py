@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from lossclient.headers import PlainReply, plain_call, plain_reply
+from lossclient.headers import MAX_REMEMBERED, PlainReply, plain_call, plain_reply
 from lossclient.terms import USUAL, Terms, WireDtype
 from losswire import value
 from losswire.errors import InternalError, SpecError
@@ -179,9 +179,8 @@ def _upstream(tree: Any) -> Any:
 
 def _loss(losses: dict[str, Any], metrics: Iterable[str]) -> Any:
     """The only loss as it is, or the sum of all that are no metrics; a lone metric if it is all."""
-    parts = [losses[name] for name in losses.keys() - set(metrics)]
-    if not parts and len(losses) == 1:
-        parts = list(losses.values())
+    names = losses if len(losses) == 1 else losses.keys() - set(metrics)
+    parts = [losses[name] for name in names]
     alone = len(parts) == 1 and not isinstance(parts[0], list)
     return parts[0] if alone else total(parts)
 
@@ -207,12 +206,14 @@ def numbers(given: Any, field: str) -> Any:
         raise SpecError("must be a number", field=field, given=repr(given)) from None
 
 
-def plain(config: Any) -> Any:
+def plain(config: Any, depth: int = 0) -> Any:
     """A config with its arrays as lists: a class_weight is often an array."""
+    if depth > value.MAX_DEPTH:
+        return config  # which `value.pack` refuses; it may even contain itself
     if isinstance(config, Mapping):
-        return {key: plain(item) for key, item in config.items()}
+        return {key: plain(item, depth + 1) for key, item in config.items()}
     if isinstance(config, list | tuple):
-        return [plain(item) for item in config]
+        return [plain(item, depth + 1) for item in config]
     return config.tolist() if isinstance(config, np.ndarray | np.generic) else config
 
 
@@ -226,7 +227,9 @@ def decode_reply(reply: Parts, leaf: Callable[[TensorBytes], Any]) -> Result:
     Raises:
         InternalError: they are none of such a message.
     """
-    if (known := plain_reply(reply)) is not None:
+    lengths = tuple(map(len, reply.payloads))
+    known = _plain(reply.header, lengths) if len(reply.header) <= MAX_REMEMBERED else None
+    if known is not None:
         return _plain_result(*known, reply.payloads, leaf)
     try:
         header = pb.ResultHeader.FromString(reply.header)
@@ -250,8 +253,18 @@ def decode_reply(reply: Parts, leaf: Callable[[TensorBytes], Any]) -> Result:
     )
 
 
+@functools.lru_cache(maxsize=64)
+def _plain(header: bytes, lengths: tuple[int, ...]) -> tuple[PlainReply, Timings] | None:
+    """What a plain reply says but for its tensors. Replies to calls sent together say the same."""
+    known = plain_reply(header, lengths)
+    return known and (known[0], _timings(pb.Timings.FromString(known[1])))
+
+
 def _plain_result(
-    said: PlainReply, timings: bytes, payloads: Sequence[Buffer], leaf: Callable[[TensorBytes], Any]
+    said: PlainReply,
+    timings: Timings,
+    payloads: Sequence[Buffer],
+    leaf: Callable[[TensorBytes], Any],
 ) -> Result:
     """The result in a reply that is remembered but for its tensors."""
     losses = {one.name: leaf(one.found(payloads)) for one in said.losses}
@@ -260,7 +273,7 @@ def _plain_result(
         losses=losses,
         grads={one.name: leaf(one.found(payloads)) for one in said.grads},
         state=None,
-        timings=_timings(pb.Timings.FromString(timings)),
+        timings=timings,
         metrics=said.metrics,
     )
 

@@ -18,7 +18,7 @@ from lossclient.many import send_many
 from lossclient.planes import Planes
 from lossclient.resident import handle_of
 from lossclient.terms import USUAL, Terms, WireDtype
-from losswire import frame, tensor
+from losswire import tensor
 from losswire.cost import Estimate
 from losswire.errors import LossError
 from losswire.frame import Parts
@@ -198,8 +198,8 @@ class Client:
 
     def start(self, parts: Parts, timeout: float | None) -> "Future[Result]":
         """What becomes of a ComputeRequest of these parts, not waited for, for adapters."""
-        own = frame.read(frame.write(parts.header, parts.payloads))
-        return self._background().submit(own._replace(elsewhere=parts.elsewhere), timeout, _result)
+        own = parts._replace(payloads=[bytes(payload) for payload in parts.payloads])
+        return self._background().submit(own, timeout, _result)
 
     def empty(
         self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32, timeout: float | None = 30.0

@@ -113,14 +113,18 @@ class PlainReply(NamedTuple):
     metrics: frozenset[str]
 
 
-def plain_reply(reply: Parts) -> tuple[PlainReply, bytes] | None:
-    """What a ComputeResponse says, and its serialised timings; None if there is more to it."""
-    header = reply.header
+def plain_reply(header: bytes, lengths: tuple[int, ...]) -> tuple[PlainReply, bytes] | None:
+    """What a ComputeResponse says, and its serialised timings; None if there is more to it.
+
+    Parameters:
+        header: serialised.
+        lengths: bytes of its payloads.
+    """
     try:
         at = _timings_at(header)
-        if at is None or at[0] > MAX_REMEMBERED or len(reply.payloads) > MAX_TENSORS:
+        if at is None or len(lengths) > MAX_TENSORS:
             return None
-        said = _plain_reply(header[: at[0]], tuple(map(len, reply.payloads)))
+        said = _plain_reply(header[: at[0]], lengths)
     except LossError:
         return None  # call.py says what is wrong with it
     return None if said is None else (said, header[at[1] :])

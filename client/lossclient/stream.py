@@ -165,6 +165,8 @@ class Stream:
             raise outcome
         if outcome.response is None:
             raise self._failed(outcome.status, timeout)
+        if isinstance(outcome.response, Parts):
+            return outcome.response
         try:
             return frame.read(outcome.response)
         except MessageError:

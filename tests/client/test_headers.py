@@ -8,7 +8,7 @@ import pytest
 from lossclient.call import call_message, decode_reply
 from lossclient.headers import plain_reply
 from losswire import tensor
-from losswire.errors import LossError
+from losswire.errors import LossError, SpecError
 from losswire.frame import Parts
 from losswire.tensor import TensorBytes
 from losswire.v1 import loss_pb2 as pb
@@ -81,12 +81,14 @@ def reply_of(metrics=()):
 def test_a_reply_says_the_same():
     """Whether or not it is one of those that are remembered."""
     header, timings, payloads = reply_of()
-    known = Parts(header + timings, payloads)
-    unknown = Parts(timings + header, payloads)
-    found, written = (decode_reply(one, tensor.unpack) for one in (known, unknown))
+    known, unknown = header + timings, timings + header
+    lengths = tuple(map(len, payloads))
+    found, written = (
+        decode_reply(Parts(one, payloads), tensor.unpack) for one in (known, unknown)
+    )
 
-    assert plain_reply(known) is not None
-    assert plain_reply(unknown) is None
+    assert plain_reply(known, lengths) is not None
+    assert plain_reply(unknown, lengths) is None
     for field in dataclasses.fields(found):
         np.testing.assert_equal(getattr(found, field.name), getattr(written, field.name))
 
@@ -105,3 +107,12 @@ def test_payloads_that_do_not_fit_are_refused(lengths):
     decode_reply(Parts(header + timings, payloads), tensor.unpack)
     with pytest.raises(LossError):
         decode_reply(Parts(header + timings, [bytes(n) for n in lengths]), tensor.unpack)
+
+
+def test_a_config_that_contains_itself_is_refused():
+    """By the rule that bounds all nesting, not by Python's."""
+    config = {"type": "L1Loss"}
+    config["loss"] = config
+
+    with pytest.raises(SpecError, match="nested at most 16 deep"):
+        call_message(config, PRED, TARGET)

@@ -112,6 +112,64 @@ def test_an_error_in_a_list_is_its_calls(server, connect):
     assert isinstance(found[1], lossclient.UnknownLossError)
 
 
+def test_an_error_of_one_of_many_calls_is_its_own(server, connect):
+    """One bad label among calls that are otherwise alike."""
+    client = connect(server.target)
+    focal = {"type": "FocalLoss"}
+    pred = np.ones((2, 3), np.float32)
+    labels = [np.array([0, 9 if i == 17 else i % 3]) for i in range(40)]
+    found = client.compute_many(
+        [(focal, pred * i, own) for i, own in enumerate(labels)], return_errors=True
+    )
+    error = found.pop(17)
+    del labels[17]
+    alone = [client.compute(focal, pred * (i + (i > 16)), own) for i, own in enumerate(labels)]
+
+    assert isinstance(error, lossclient.TensorError)
+    assert [one.loss for one in found] == pytest.approx([one.loss for one in alone])
+    for ours, theirs in zip(found, alone, strict=True):
+        np.testing.assert_allclose(ours.grad, theirs.grad, rtol=1e-6)
+
+
+def test_two_clients_send_many_calls_at_once(server, connect):
+    """Each has the answers to its own, however many of either's are one job."""
+    clients = [connect(server.target) for _ in range(2)]
+    ready = threading.Barrier(2)
+
+    def send(which):
+        ready.wait(PATIENCE)
+        scale = 1000.0 * which
+        found = []
+        for _ in range(5):
+            many = clients[which].compute_many([(L1, ONE * (scale + i), ZERO) for i in range(150)])
+            found.append([one.loss for one in many])
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(send, range(2))
+
+    assert first == [[float(i) for i in range(150)]] * 5
+    assert second == [[1000.0 + i for i in range(150)]] * 5
+
+
+def test_a_list_of_equal_calls_with_other_ones_between(server, connect):
+    """Runs of equal shape, broken by another loss and by another shape."""
+    client = connect(server.target)
+    mse, wide = {"type": "MSELoss"}, np.ones((3, 4), np.float32)
+    calls = []
+    for i in range(60):
+        config = mse if i % 11 == 5 else L1
+        calls.append(
+            (config, (wide if i % 7 == 3 else ONE) * i, ZERO * wide if i % 7 == 3 else ZERO)
+        )
+    found = client.compute_many(calls)
+
+    assert [one.loss for one in found] == [
+        float(i * i) if i % 11 == 5 else float(i) for i in range(60)
+    ]
+    assert [one.grad.shape for one in found] == [call[1].shape for call in calls]
+
+
 def test_a_call_that_is_cancelled_is_given_up_by_the_server(serve, connect):
     """And the future says so, whatever comes later."""
     server = serve("--max-wait", "50")

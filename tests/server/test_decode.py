@@ -11,6 +11,7 @@ from lossserver.decode import decode
 from lossserver.encode import encode
 from lossserver.job import Computed, Result
 from lossserver.outline import outline
+from losswire.errors import SpecError
 from losswire.frame import Parts
 from losswire.v1 import loss_pb2 as pb
 
@@ -82,3 +83,32 @@ def test_only_what_is_not_checked_is_read_where_it_lies(config, wrt, lent):
     said = outline(parts.header, tuple(map(len, parts.payloads)))
 
     assert [one.lent for one in sorted(said.sources, key=lambda one: one.payload)] == lent
+
+
+def test_a_header_is_remembered_whatever_its_avg_factor():
+    """The number of positives is another at each step, and all else of the header the same."""
+    found = [
+        outline(HEADER.SerializeToString() + part.SerializeToString(), (24, 24))
+        for part in (pb.ComputeHeader(avg_factor=2.0), pb.ComputeHeader(avg_factor=-0.5))
+    ]
+
+    assert [one.blank.avg_factor for one in found] == [2.0, -0.5]
+    assert found[0].sources is found[1].sources
+
+
+def test_what_only_looks_like_an_avg_factor_is_none():
+    """The end of a text, with the byte that an avg_factor begins with in front of eight others."""
+    header = pb.ComputeHeader(reduction_override=")12345678")
+    said = outline(HEADER.SerializeToString() + header.SerializeToString(), (24, 24))
+
+    assert (said.blank.avg_factor, said.blank.reduction_override) == (None, ")12345678")
+
+
+def test_an_avg_factor_that_has_no_place_is_refused_as_it_was_sent():
+    """The error gives the caller's own number."""
+    header = pb.ComputeHeader.FromString(HEADER.SerializeToString())
+    header.config.map_value.entries["type"].string_value = "BarlowTwinsLoss"
+    sent = header.SerializeToString() + pb.ComputeHeader(avg_factor=7.5).SerializeToString()
+
+    with pytest.raises(SpecError, match=r"avg_factor: .* given 7\.5"):
+        outline(sent, (24, 24))

@@ -4,6 +4,7 @@ import queue
 import re
 import signal
 import threading
+import urllib.request
 
 import grpc
 import numpy as np
@@ -18,6 +19,7 @@ from losswire.v1 import loss_pb2 as pb
 from losswire.v1 import loss_pb2_grpc
 
 L1 = {"type": "L1Loss"}
+FOCAL = {"type": "FocalLoss"}
 SLOW = {"type": "BoundaryLoss"}
 
 
@@ -25,6 +27,12 @@ def request_of(pred=1.0, config=L1, size=4):
     """A call whose loss is |pred|."""
     inputs = {"pred": np.full(size, pred, np.float32), "target": np.zeros(size, np.float32)}
     return pb.ComputeRequest.FromString(frame.write(*encode_call(config, inputs)))
+
+
+def labelled(*labels):
+    """A call of classified rows, one of these labels each, of 0 to 2."""
+    inputs = {"pred": np.ones((len(labels), 2), np.float32), "target": np.array(labels)}
+    return pb.ComputeRequest.FromString(frame.write(*encode_call(FOCAL, inputs)))
 
 
 class Talk:
@@ -312,5 +320,156 @@ def test_a_client_that_hangs_up_leaves_nothing(serve, talk):
     one.answers(1)
     one.call.cancel()
     server.find(re.compile(r"(status=CANCELLED[\s\S]*){9}"))
+
+    assert server.stop() == 0
+
+
+def alike(count, first=1, **more):
+    """Calls that differ in their ids and numbers alone: the loss of each is its id."""
+    return [
+        pb.StreamCall(id=i, request=request_of(float(i)), **more)
+        for i in range(first, first + count)
+    ]
+
+
+def losses_of(answers):
+    """The loss of each answer, by id."""
+    return {number: loss_of(answer) for number, answer in answers.items()}
+
+
+def test_calls_that_are_alike_are_worked_on_as_one(serve, talk, unused_port):
+    """Each has its own answer and is counted; a line of the log says of how many it is."""
+    server = serve("--metrics-port", str(unused_port))
+    one = talk(server.target)
+    one.say(*alike(20))
+    found = one.answers(20)
+    server.find(re.compile(r"compute loss=L1Loss elements=160 calls=20 batch=20 .* status=OK"))
+    with urllib.request.urlopen(f"http://127.0.0.1:{unused_port}/metrics") as page:
+        seen = page.read().decode()
+
+    assert losses_of(found) == {i: float(i) for i in range(1, 21)}
+    assert {answer.response.header.timings.batch for answer in found.values()} == {20}
+    assert 'lossserver_calls_total{loss="L1Loss",status="OK"} 20.0' in seen
+    assert "lossserver_calls_in_flight 0" in seen
+    assert "lossserver_in_flight_bytes 0" in seen
+
+
+def test_calls_that_are_alike_and_others_are_told_apart(talk):
+    """Of another shape, loss, timeout or length of id, before, between and after."""
+    one = talk()
+    calls = [
+        *alike(3),
+        *alike(4, 126),
+        *alike(3, 10, timeout=30.0),
+        *alike(2, 20, timeout=29.0),
+        *(pb.StreamCall(id=i, request=request_of(float(i), size=8)) for i in (30, 31)),
+        *alike(2, 2**63),
+        *alike(70, 200),
+    ]
+    one.say(*calls)
+
+    assert losses_of(one.answers(len(calls))) == {
+        call.id: pytest.approx(float(call.id)) for call in calls
+    }
+
+
+def test_one_wrong_label_is_its_call_s_alone(serve, talk):
+    """The others of its kind have their results, each worked on by itself."""
+    server = serve()
+    one = talk(server.target)
+    labels = [(0, 1), (1, 2), (0, 9), (2, 2), (0, 1)]
+    calls = [pb.StreamCall(id=i, request=labelled(*own)) for i, own in enumerate(labels, 1)]
+    one.say(*calls)
+    found = one.answers(5)
+    one.say(*(call for call in calls if call.id != 3))
+    again = one.answers(4)
+
+    assert "target" in str(error_of(found.pop(3)))
+    assert losses_of(found) == pytest.approx(losses_of(again))
+    assert found[1].response.payloads == found[5].response.payloads
+    server.find(re.compile(r"calls=4 batch=4"))
+    assert "calls=5" not in server.log.read_text()
+
+
+def test_two_of_many_calls_with_one_id_end_the_stream(serve, talk):
+    """Nobody could tell whose answer is whose; the server goes on, and keeps nothing of them."""
+    server = serve()
+    one, other = talk(server.target), talk(server.target)
+    one.say(*alike(3), *alike(3))
+    error = one.end()
+    other.say(*alike(3))
+
+    assert "id: must be of no other call in flight" in str(error)
+    assert losses_of(other.answers(3)) == {1: 1.0, 2: 2.0, 3: 3.0}
+    other.send(None)
+    assert other.end() is None
+    assert server.stop() == 0
+
+
+def test_one_of_many_calls_may_be_cancelled(serve, talk):
+    """The others are answered all the same."""
+    server = serve("--max-wait", "50")
+    one = talk(server.target)
+    one.say(*alike(5))
+    one.say(cancelled=[2, 99])
+    one.say(pb.StreamCall(id=9, request=request_of(config={"type": "Nope"})))
+    assert list(one.answers(1)) == [9]
+    server.process.send_signal(signal.SIGTERM)  # so nothing waits for company any longer
+    found = one.answers(4)
+
+    assert {1, 3, 4, 5} <= found.keys() <= {1, 2, 3, 4, 5}
+    assert all(loss_of(answer) == number for number, answer in found.items())
+
+
+def test_many_calls_may_be_cancelled_together(serve, talk):
+    """None is answered, nor computed; each counts as cancelled."""
+    server = serve("--max-wait", "50")
+    one = talk(server.target)
+    one.say(*alike(5), *alike(3, 10), pb.StreamCall(id=20, request=request_of(size=8)))
+    one.say(cancelled=range(1, 13))
+    server.find(re.compile(r"calls=8 status=CANCELLED"))
+    one.say(cancelled=[20])
+    server.find(re.compile(r"elements=16 status=CANCELLED"))
+
+    assert server.stop() == 0
+
+
+def test_many_calls_in_the_message_that_cancels_some_are_answered(talk):
+    """But for those, which have not begun."""
+    one = talk()
+    one.say(*alike(9), cancelled=[3, 4])
+
+    assert losses_of(one.answers(7)) == {i: float(i) for i in (1, 2, 5, 6, 7, 8, 9)}
+
+
+def test_the_deadline_of_many_calls_ends_each(serve, talk):
+    """While they wait for company; others go on waiting."""
+    server = serve("--max-wait", "50")
+    one = talk(server.target)
+    one.say(*alike(5, timeout=0.2), *alike(2, 10))
+    found = one.answers(5)
+
+    assert all(isinstance(error_of(found[i]), lossclient.DeadlineError) for i in range(1, 6))
+    server.find(re.compile(r"calls=5 status=DEADLINE_EXCEEDED"))
+
+
+def test_many_calls_without_time_or_of_a_time_that_is_no_number_are_late(talk):
+    """Each of them, as alone."""
+    one = talk()
+    one.say(*alike(3, timeout=float("nan")), *alike(3, 10, timeout=-1.0))
+    found = one.answers(6)
+
+    assert all(isinstance(error_of(one), lossclient.DeadlineError) for one in found.values())
+
+
+def test_a_client_that_hangs_up_leaves_none_of_many(serve, talk):
+    """All of them are given up, and the server ends at once."""
+    server = serve("--max-wait", "50")
+    one = talk(server.target)
+    one.say(*alike(9))
+    one.say(pb.StreamCall(id=99, request=request_of(config={"type": "Nope"})))
+    one.answers(1)
+    one.call.cancel()
+    server.find(re.compile(r"calls=9 status=CANCELLED"))
 
     assert server.stop() == 0
