@@ -83,9 +83,7 @@ def test_a_reply_says_the_same():
     header, timings, payloads = reply_of()
     known, unknown = header + timings, timings + header
     lengths = tuple(map(len, payloads))
-    found, written = (
-        decode_reply(Parts(one, payloads), tensor.unpack) for one in (known, unknown)
-    )
+    found, written = (decode_reply(Parts(one, payloads), tensor.unpack) for one in (known, unknown))
 
     assert plain_reply(known, lengths) is not None
     assert plain_reply(unknown, lengths) is None
