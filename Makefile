@@ -12,8 +12,9 @@ help:  ## Show the verbs
 demo: .venv/installed  ## Train a digit detector with losses from a server, and again with local ones
 	$(BIN)/python -m examples.digits
 
-test: .venv/installed  ## Run the tests
-	$(BIN)/pytest
+test: .venv/installed  ## Run the tests, two files at a time, and then those that must be alone
+	$(BIN)/pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m alone
 
 check: .venv/installed  ## Lint, types, imports, docstrings, protos and their stubs, docs/losses.md
 	$(BIN)/ruff check

@@ -81,14 +81,13 @@ async def answer(
     deadline = None if remaining is None else time.monotonic() + remaining
     future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
     seen = opened(parts)
-    slow = seen.copied >= LARGE or seen.slow
-    known = seen.known
+    slow, known = seen.slow, seen.known
     if known is None:
         known = await aside(seen.outline, asker.place)
     if known.spread:
         asker.place.more(known.spread)
-        slow = slow or parts.size + known.spread >= LARGE
     seen = seen._replace(known=known)
+    slow = slow or seen.copied + known.spread >= LARGE
     work = functools.partial(decode, seen, deadline, future, asker.tenant)
     job = await aside(work, asker.place) if slow else work()
     del parts, seen, work  # its tensors are the job's now

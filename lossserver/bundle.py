@@ -29,10 +29,10 @@ from lossserver.pool import Pool
 from lossserver.tree import map_tensors, tensors
 from lossserver.wishes import NO_WISHES, to_bytes
 from losswire import streaming
-from losswire.runs import Run
+from losswire.runs import MOST, Run
 from losswire.tensor import Buffer
 
-#: Calls that are one job at most while other tenants are there, who wait for it.
+#: Calls that are one job at most while other tenants are there.
 BESIDE = MANY // 4
 
 
@@ -63,15 +63,15 @@ def _may_be_one(said: Outline) -> bool:
 
 
 def most(said: Outline, *, alone: bool) -> int:
-    """How many such calls are one job at most: what the event loop computes before others' turn.
+    """How many such calls are one job at most: some two milliseconds of the event loop.
 
     Parameters:
         said: what each of them asks for.
-        alone: whether there are no others.
+        alone: whether there are no other tenants, who would wait for it.
     """
     if said.elements > SMALL:
         return 1
-    return min(MANY, MANY_ELEMENTS // said.elements) if alone else BESIDE
+    return min(MOST, 2 * MANY_ELEMENTS // said.elements) if alone else BESIDE
 
 
 class ApartError(Exception):

@@ -35,6 +35,7 @@ def test_nobody_there_is_an_error_that_names_the_target(caplog):
     assert f"must answer at {target}" in caplog.text
 
 
+@pytest.mark.alone  # its seconds are those of a machine that does nothing else
 def test_retries_end_with_the_timeout():
     """Without a server a call ends within its timeout, not later."""
     started = time.monotonic()

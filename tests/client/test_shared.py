@@ -15,7 +15,11 @@ from lossclient.regions import Regions
 from losswire import region
 from tests.conftest import ServerProcess
 
-pytestmark = pytest.mark.skipif(not region.AVAILABLE, reason="needs Linux")
+# Names in /dev/shm are counted, and other tests' would be among them.
+pytestmark = [
+    pytest.mark.skipif(not region.AVAILABLE, reason="needs Linux"),
+    pytest.mark.alone,
+]
 
 L1 = {"type": "L1Loss"}
 

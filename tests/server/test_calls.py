@@ -152,16 +152,16 @@ def test_calls_that_are_one_job_leave_nothing():
     """They count as many as they are, until they are answered."""
 
     async def work(ours):
-        ours.begin(calls_of([[0, 1]] * 40))
+        ours.begin(calls_of([[0, 1]] * 80))
         before = ours.calls.count, ours.front.admission.calls, ours.pool.waiting
         ours.pool.hurry()
         return before, await ours.settled(), ours.ended("OK")
 
     (before, found, ended), left = ended_with(work, max_wait=FOR_EVER)
 
-    assert before == (40, 40, 2)
-    assert found == dict.fromkeys(range(40), True)
-    assert ended == 40
+    assert before == (80, 80, 2)
+    assert found == dict.fromkeys(range(80), True)
+    assert ended == 80
     assert left == NOTHING
 
 

@@ -19,7 +19,7 @@ from lossserver.make_kernel import tiled
 from tests.server.recipes import focal, recipe_of, smooth
 
 # A kernel takes 15 seconds of a core, and gives way to all others.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.alone]
 
 needs_compiler = pytest.mark.skipif(
     not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler"

@@ -365,6 +365,7 @@ def test_a_socket_that_cannot_be_had_leaves_no_file(monkeypatch):
     assert files() == before
 
 
+@pytest.mark.alone  # no other test may have such a name meanwhile
 def test_a_name_that_nobody_asks_for_goes(monkeypatch):
     """After some seconds, also while the region stays."""
     monkeypatch.setattr(region, "OFFERED", 0.0)
