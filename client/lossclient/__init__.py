@@ -10,11 +10,11 @@ NumPy in, NumPy out; `lossclient.torch` has an nn.Module. Nothing here imports
 torch.
 """
 
-from lossclient.call import Result, Timings
 from lossclient.client import Client
 from lossclient.connecting import connect
 from lossclient.estimating import estimate
 from lossclient.hedge import Hedge
+from lossclient.reply import Result, Timings
 from lossclient.retry import Retry
 from losswire.cost import Costs, Estimate
 from losswire.errors import (

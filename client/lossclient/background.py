@@ -16,9 +16,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from lossclient.ended import UnservedError
 from lossclient.line import FOR_EVER
 from lossclient.planes import Planes
-from lossclient.stream import Stream, UnservedError
+from lossclient.stream import Stream
 from lossclient.transport import RETRIED
 from lossclient.waiting import rest
 from losswire.errors import DeadlineError, LossError

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lossclient.background import Background
-from lossclient.call import Result, call_message, decode_reply, encode_call
+from lossclient.call import call_message, encode_call
 from lossclient.dense import dense
 from lossclient.estimating import estimate, learned
 from lossclient.many import send_many
 from lossclient.planes import Planes
+from lossclient.reply import Result, decode_reply
 from lossclient.resident import handle_of
 from lossclient.terms import USUAL, Terms, WireDtype
 from losswire import tensor

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from lossclient.call import call_message, decode_reply
+from lossclient.call import call_message
 from lossclient.pieces import pieces
 from lossclient.planes import inline, streamed
 from lossclient.regions import UnsharedError
+from lossclient.reply import decode_reply
 from lossclient.resident import Way
 from lossclient.shared import shared
 from lossclient.terms import USUAL, Terms

@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import numpy as np
 
+from lossclient.ended import UnservedError
 from lossclient.giving_up import Attempt, current
 from lossclient.line import SERVICE, Line
-from lossclient.stream import UnservedError
 from losswire import frame, piece
 from losswire.errors import (
     CancelledError,

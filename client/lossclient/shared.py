@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lossclient.ended import EndedError, TooLongError
 from lossclient.line import Line
 from lossclient.regions import Lease, Regions
-from lossclient.stream import EndedError, Stream, TooLongError
+from lossclient.stream import Stream
 from losswire.dtypes import DTYPES
 from losswire.errors import InternalError, OverloadedError
 from losswire.frame import Parts

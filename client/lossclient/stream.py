@@ -18,8 +18,8 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, status_pb2
 
+from lossclient.ended import EndedError, TooLongError, UnservedError, told_by
 from lossclient.giving_up import current
 from lossclient.line import SERVICE, Line
 from lossclient.outgoing import Outgoing
@@ -33,10 +33,8 @@ from losswire.errors import (
     MessageError,
     MessageTooLargeError,
     NotServedError,
-    UnreachableError,
 )
 from losswire.frame import Parts
-from losswire.status import from_status
 from losswire.streaming import Answered
 from losswire.v1 import loss_pb2 as pb
 
@@ -49,18 +47,6 @@ def reading() -> bool:
 
 
 Settle = Callable[[Answered | LossError], None]
-
-
-class EndedError(UnreachableError):
-    """The server has ended the stream, for want of use, and not seen the call: send it again."""
-
-
-class UnservedError(NotServedError):
-    """The server has no streams."""
-
-
-class TooLongError(UnservedError):
-    """Several calls, or answers, were too long for one message: send each call by itself."""
 
 
 class Stream:
@@ -295,19 +281,6 @@ class Stream:
         if isinstance(told, NotServedError):
             return UnservedError(told.rule)
         return told
-
-
-def told_by(status: bytes) -> LossError:
-    """The error in a serialised google.rpc.Status.
-
-    Raises:
-        InternalError: it is none.
-    """
-    try:
-        said = status_pb2.Status.FromString(status)
-        return from_status(code_pb2.Code.Name(said.code), said.message, status)
-    except (DecodeError, ValueError):
-        return InternalError("a status must be a google.rpc.Status")
 
 
 def _end(call: Any, outgoing: Outgoing) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossclient.call import Result, decode_reply, encode_call, numbers
+from lossclient.call import encode_call, numbers
 from lossclient.client import Client
+from lossclient.reply import Result, decode_reply
 from lossclient.torch_bytes import to_bytes, to_torch
 from lossclient.torch_state import Remembering
 from lossclient.torch_tree import gradients_of, map_tree, tensors_of

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import lossclient
-from lossclient.call import decode_reply
 from lossclient.planes import read
+from lossclient.reply import decode_reply
 from lossclient.terms import PRIORITIES, Terms
 from losswire import tensor
 from tests.client.recording import Recording

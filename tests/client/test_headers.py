@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lossclient.call import call_message, decode_reply
+from lossclient.call import call_message
 from lossclient.headers import plain_reply
+from lossclient.reply import decode_reply
 from losswire import tensor
 from losswire.errors import LossError, SpecError
 from losswire.frame import Parts

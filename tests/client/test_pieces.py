@@ -8,12 +8,13 @@ import grpc
 import numpy as np
 import pytest
 
-from lossclient.call import call_message, decode_reply
+from lossclient.call import call_message
+from lossclient.ended import UnservedError
 from lossclient.line import Line
 from lossclient.pieces import Answer, pieces
 from lossclient.planes import inline
+from lossclient.reply import decode_reply
 from lossclient.resident import carried
-from lossclient.stream import UnservedError
 from losswire import frame, piece
 from losswire.errors import DeadlineError, InternalError, MessageError, UnreachableError
 from losswire.frame import Parts

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import lossclient
-from lossclient.call import call_message, decode_reply, encode_call
+from lossclient.call import call_message, encode_call
 from lossclient.client import _to_numpy
 from lossclient.pieces import pieces
 from lossclient.planes import inline, streamed
+from lossclient.reply import decode_reply
 from lossclient.shared import shared
 from lossclient.terms import Terms
 from lossclient.torch import RemoteLoss

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import lossclient
-from lossclient.call import decode_reply, encode_call
+from lossclient.call import encode_call
+from lossclient.reply import decode_reply
 from lossclient.torch_bytes import to_bytes, to_torch
 from lossserver.tree import map_tensors
 from tests.detection.golden_heads import GoldenHead, golden_heads, leaves, manifest

@@ -5,7 +5,8 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor
 
-from lossclient.call import decode_reply, encode_call
+from lossclient.call import encode_call
+from lossclient.reply import decode_reply
 from lossclient.torch_bytes import to_bytes, to_torch
 from lossserver.compute import compute
 from lossserver.decode import decode

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import lossclient
-from lossclient.call import decode_reply, encode_call
+from lossclient.call import encode_call
+from lossclient.reply import decode_reply
 from lossclient.terms import USUAL
 from lossclient.torch_bytes import to_bytes, to_torch
 from lossserver.losses.corners import clamped_sigmoid

@@ -17,7 +17,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from lossclient.call import call_message, decode_reply
+from lossclient.call import call_message
+from lossclient.reply import decode_reply
 from losswire import frame
 
 #: Calls in flight at once, on each of the channels.

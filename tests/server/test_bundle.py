@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lossclient.call import decode_reply, encode_call
+from lossclient.call import encode_call
+from lossclient.reply import decode_reply
 from lossclient.terms import Terms
 from lossclient.torch_bytes import to_bytes, to_torch
 from lossserver import bundle

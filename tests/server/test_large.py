@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import lossclient
-from lossclient.call import call_message, decode_reply
+from lossclient.call import call_message
 from lossclient.pieces import pieces
+from lossclient.reply import decode_reply
 from losswire.errors import DeadlineError, MessageError, MessageTooLargeError
 from losswire.tensor import unpack
 from losswire.v1 import loss_pb2 as pb

@@ -6,8 +6,9 @@ import torch
 from google.protobuf.message import Message
 
 import lossclient
-from lossclient.call import call_message, decode_reply
+from lossclient.call import call_message
 from lossclient.client import _to_numpy
+from lossclient.reply import decode_reply
 from lossclient.terms import Terms
 from lossserver.compute import compute
 from lossserver.decode import opened
