@@ -1,12 +1,14 @@
 """A peer is a process that computes when it is told to, and says how long each time took.
 
-Orders and reports are lines of JSON. Between two orders a peer waits and costs
-nothing, so that rounds of many peers can alternate.
+Orders and reports are lines of JSON. Between two orders a peer is stopped with all
+its processes and costs nothing, so that rounds of many peers can alternate: those of
+torch.distributed.rpc poll their memory even when nobody calls, and take a core.
 """
 
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -77,6 +79,11 @@ class Peer:
         self.seconds: list[float] = []
         self.faults: list[float] = []
         self._report()
+        self.signal(signal.SIGSTOP)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal all of its processes."""
+        os.killpg(self._running.pid, number)
 
     def order(self, runs: int) -> None:
         """Let it run that often."""
@@ -99,8 +106,11 @@ class Peer:
 
     def _ordered(self, runs: int) -> Any:
         assert self._running.stdin is not None  # noqa: S101  (for mypy)
+        self.signal(signal.SIGCONT)
         print(json.dumps({"runs": runs}), file=self._running.stdin, flush=True)
-        return self._report()
+        report = self._report()
+        self.signal(signal.SIGSTOP)
+        return report
 
     def _report(self) -> Any:
         assert self._running.stdout is not None  # noqa: S101  (for mypy)
@@ -119,10 +129,11 @@ def peer(module: str, *arguments: str) -> Iterator[Peer]:
     pipe = subprocess.PIPE
     environ = os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR"}
     with subprocess.Popen(  # noqa: S603
-        command, stdin=pipe, stdout=pipe, text=True, env=environ
+        command, stdin=pipe, stdout=pipe, text=True, env=environ, start_new_session=True
     ) as running:
         try:
             yield Peer(running)
         finally:
+            os.killpg(running.pid, signal.SIGCONT)
             # The end of its orders: it stops the server that it may have.
             running.communicate()

@@ -60,7 +60,8 @@ class Streamed:
             self._flying.pop(number, None)
         if answer.response is None:
             raise _failed(_CODES[status_pb2.Status.FromString(answer.status).code])
-        return bytes(answer.response)
+        found = answer.response
+        return frame.write(*found) if isinstance(found, Parts) else bytes(found)
 
     async def _write(self, call: Any) -> None:
         while True:

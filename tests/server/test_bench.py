@@ -175,6 +175,18 @@ def test_a_reply_without_timings_is_a_reply():
     assert timings_of(frame.write(told, [])) == pb.Timings(queue=2)
 
 
+def test_a_stream_of_equal_calls_is_measured(server):
+    """Sixteen callers over one stream, whose calls are answered together."""
+    shown = bench(
+        *("--target", server.target, "--call", "FocalLoss:64x80", "--plane", "stream"),
+        *("--callers", "16", "--processes", "1", "--seconds", "0.5", "--warmup", "0.1"),
+        *("--json", "-"),
+    )
+
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["calls"][-1]["statuses"].keys() == {"OK"}
+
+
 def test_a_closed_loop_measures_a_server(server, tmp_path):
     """Two kinds of calls from three callers in two processes, in a table and in JSON."""
     file = tmp_path / "figures.json"
