@@ -14,6 +14,10 @@ from losswire.tensor import Buffer
 TOGETHER = 2 << 20
 MOST = 1024
 
+#: Calls that wait from which they are not gathered any further: while the server works on some, the
+#: answers to others are read here.
+GATHERED = 32
+
 
 class _Bundle(NamedTuple):
     """What goes into one message.
@@ -62,7 +66,7 @@ class Outgoing:
         while (bundle := waiting.get()) is not None:
             written, calls, size = bundle
             # What two bundles have together is below what a message may have.
-            while size < TOGETHER and calls < MOST and not waiting.empty():
+            while size < TOGETHER and calls < GATHERED and not waiting.empty():
                 more = waiting.get()
                 if more is None:
                     return
