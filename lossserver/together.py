@@ -49,7 +49,7 @@ def together(jobs: Sequence[Job], staging: Staging, kernels: Kernels | None = No
     """Have jobs of one key computed, all of them with rows."""
     own = company(jobs)
     answer = _by_kernel(own, staging, kernels) if kernels is not None else None
-    answer = answer or _eager(own.singly, staging)
+    answer = answer or _eager(own, staging)
     return Pending(
         landing=staging.bring_out(answer.tensors),
         computed=functools.partial(split_up, own, answer.reached, answer.fused),
@@ -118,7 +118,7 @@ def _by_kernel(own: Company, staging: Staging, kernels: Kernels) -> Found | None
         if is_full(error):
             raise  # that is the batch's fault
         # Memory that does not suffice inside a kernel does not say so; eager torch says it.
-        instead = _eager(own.singly, staging)
+        instead = _eager(own, staging)
         kernels.drop(key, error)
         return instead
     assert values is not None  # noqa: S101  (only gradients may be absent)
@@ -174,6 +174,7 @@ def _rows(own: Company, staging: Staging) -> tuple[list[Tensor], _Answer]:
 
 
 def _eager(own: Company, staging: Staging) -> Found:
+    own = own.singly
     leaves, ends = _apart(own, staging)
     formula = own.rows[0].formula
     flat = iter(leaves)
