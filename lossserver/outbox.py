@@ -30,12 +30,12 @@ class Outbox:
     """The answers of one stream. On the event loop only.
 
     Parameters:
-        write: sends a message; returns once the line has taken it.
+        write: sends a message that is joined of these; returns once the line has taken it.
         unread: called if the client does not read.
     """
 
     def __init__(
-        self, write: Callable[[bytes], Awaitable[None]], unread: Callable[[], None]
+        self, write: Callable[[list[Buffer]], Awaitable[None]], unread: Callable[[], None]
     ) -> None:
         self._write = write
         self._unread = unread
@@ -83,8 +83,8 @@ class Outbox:
             del message
             self._sent()
 
-    def _next(self) -> bytes:
-        """The next message."""
+    def _next(self) -> list[Buffer]:
+        """What the next message is joined of."""
         joined: list[Buffer] = []
         size = 0
         while self._entries and size < TOGETHER:
@@ -93,7 +93,7 @@ class Outbox:
             joined += entry.written
             size += sum(map(len, entry.written))
             entry.written.clear()  # they are in the message
-        return b"".join(joined)
+        return joined
 
     def _sent(self) -> None:
         sending, self._sending = self._sending, []

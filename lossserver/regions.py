@@ -17,12 +17,12 @@ from google.protobuf.message import DecodeError
 
 from lossserver.admit import Place
 from lossserver.elsewhere import places
+from lossserver.offering import offered
 from lossserver.room import Room
 from lossserver.sharing import SharedMemory
-from losswire import region
 from losswire.errors import MessageError, OverloadedError
 from losswire.frame import Parts
-from losswire.region import ALIGNMENT, Offer
+from losswire.region import ALIGNMENT
 from losswire.v1 import loss_pb2 as pb
 
 #: Regions of one stream at a time. Each costs a mapping, of which a process may have some 65,000.
@@ -173,34 +173,15 @@ class _Region:
         """
         if self._closed:
             raise MessageError("must not be closed before it is there", field="region")
-        loop = asyncio.get_running_loop()
         # Which closes it in the end, or now, if there can be no offer.
         descriptor, self._descriptor = self._descriptor, -1
-        offer = Offer(descriptor)
-        overdue = loop.call_later(region.OFFERED, self.withdraw)
-
-        def withdraw() -> None:
-            loop.remove_reader(offer.listening)
-            overdue.cancel()
-            offer.end()
-
-        def asked() -> None:
-            offer.hand_out()
-            self.withdraw()
-
-        loop.add_reader(offer.listening, asked)
-        self._withdraw = withdraw
-        return offer.name
-
-    def withdraw(self) -> None:
-        """Offer it no longer."""
-        self._withdraw()
-        self._withdraw = lambda: None
+        name, self._withdraw = offered(descriptor)
+        return name
 
     def close(self) -> None:
         """Offer it no longer, and let go of its memory."""
         self._closed, self.memory = True, None
-        self.withdraw()
+        self._withdraw()
         if self._descriptor >= 0:  # it was never offered
             os.close(self._descriptor)
             self._descriptor = -1

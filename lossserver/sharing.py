@@ -13,6 +13,7 @@ from lossserver.config import Sharing
 from lossserver.metrics import Metrics
 from losswire import region
 from losswire.errors import MessageError, NotServedError, OverloadedError
+from losswire.offer import AVAILABLE, sweep
 
 
 class SharedMemory:
@@ -24,14 +25,14 @@ class SharedMemory:
     """
 
     def __init__(self, sharing: Sharing, metrics: Metrics) -> None:
-        self._most = sharing.max_shared_bytes if region.AVAILABLE else 0
+        self._most = sharing.max_shared_bytes if AVAILABLE else 0
         self._bytes = 0
         # Filled by whoever drops the last reference, in the middle of anything; so without a lock.
         self._dropped: deque[int] = deque()
         # In a thread that must not change anything.
         metrics.shared_bytes.watch(lambda: self._bytes - sum(list(self._dropped)))
         if self._most:
-            region.sweep()
+            sweep()
 
     @property
     def offered(self) -> bool:

@@ -11,17 +11,21 @@ and when the server ends; what has come is answered before.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+import contextlib
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from lossserver.bypass import Bypass
 from lossserver.calls import Calls
 from lossserver.front import Context, Front, abort, connection_of, tenant_of
 from lossserver.outbox import PATIENCE, Outbox
 from lossserver.regions import Regions
 from lossserver.told import told
+from lossserver.turns import turns
 from losswire import streaming
+from losswire.bypass import LONGEST
 from losswire.errors import (
     DrainingError,
     LossError,
@@ -29,9 +33,9 @@ from losswire.errors import (
     MessageTooLargeError,
     OverloadedError,
 )
-from losswire.runs import Run
 from losswire.status import to_status
-from losswire.streaming import Asked, Called
+from losswire.streaming import Asked
+from losswire.tensor import Buffer
 from losswire.v1 import loss_pb2 as pb
 
 #: Streams of one connection. A client of ours has one, and two for a moment as it makes another.
@@ -45,10 +49,6 @@ UNIX_STREAMS = 256
 #: that they may have.
 MOST = 512
 SHARE = 0.25
-
-#: Calls of one message that are begun before others have a turn: what is computed together at most,
-#: twice.
-TURN = 64
 
 #: Seconds for which a stream may have nothing to do.
 IDLE = 300.0
@@ -80,13 +80,16 @@ class _Stream:
         self._front = front
         self._context = context
         self._regions = Regions(front.shared)
-        self._outbox = Outbox(context.write, self._unread)
+        self._outbox = Outbox(self._write, self._unread)
         self._changed = asyncio.Event()
         self._calls = Calls(
             front, tenant_of(context), self._regions, self._outbox, self._changed.set
         )
         self._beside: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[Any] | None = None
+        self._bypass: Bypass | None = None
+        # Messages that came by it and that are being begun with.
+        self._taking = 0
         # Regions asked for, of which the client does not know yet what became of them.
         self._opening = 0
         self._over = False
@@ -101,7 +104,8 @@ class _Stream:
             while (message := await self._next()) is not None:
                 await self._take(message)
                 del message  # which may be large, and the next long in coming
-            while self._calls.count:
+            self._over = True
+            while self._calls.count or self._taking:
                 await self._change()
         finally:
             for task in self._beside:
@@ -109,6 +113,8 @@ class _Stream:
             self._calls.end()
             self._outbox.end()
             self._regions.end()
+            if self._bypass is not None:
+                self._bypass.end()
         return self._why
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -117,12 +123,8 @@ class _Stream:
         task.add_done_callback(self._beside.discard)
 
     async def _next(self) -> bytes | None:
-        """The next message, once there is room for it; None if there will be none."""
-        most = SHARE * self._front.limits.max_bytes_in_flight
-        while not self._over and (
-            self._calls.count + self._opening >= MOST or self._calls.bytes >= most
-        ):
-            await self._change()
+        """The next message that comes by gRPC, once there is room for it; None if there will be none."""
+        await self._room()
         if self._over:
             return None
         task = self._reading = asyncio.current_task()
@@ -138,7 +140,27 @@ class _Stream:
             self._reading = None
         return message if isinstance(message, bytes) else None  # grpc.aio.EOF
 
-    async def _take(self, message: bytes) -> None:
+    async def _room(self) -> None:
+        """Wait until more may come, or the end."""
+        most = SHARE * self._front.limits.max_bytes_in_flight
+        while not self._over and (
+            self._calls.count + self._opening >= MOST or self._calls.bytes >= most
+        ):
+            await self._change()
+
+    async def _take_all(self, messages: Sequence[Buffer]) -> None:
+        """Begin with what came by the bypass; returns once there is room for more."""
+        self._taking += 1
+        try:
+            for message in streaming.joined(messages, self._front.limits.max_message_bytes):
+                if not self._over:
+                    await self._take(message)
+                    await self._room()
+        finally:
+            self._taking -= 1
+            self._changed.set()
+
+    async def _take(self, message: Buffer) -> None:
         """Begin with what is in a message."""
         self._used = asyncio.get_running_loop().time()
         try:
@@ -151,6 +173,8 @@ class _Stream:
             for opened in asked.opened:
                 self._start(self._open(pb.OpenRegion.FromString(opened)))
                 self._opening += 1
+            if asked.bypass:
+                self._make_bypass()
             await self._begin(asked)
         except DecodeError:
             self._end(MessageError("must be a losswire.v1.OpenRegion", field="open"))
@@ -169,7 +193,7 @@ class _Stream:
         for number in asked.cancelled:
             self._calls.cancel(number)
         begun = 0
-        for some, run in _turns(asked):
+        for some, run in turns(asked):
             self._calls.begin(some, run)
             self._outbox.flush()
             begun += len(some)
@@ -184,6 +208,21 @@ class _Stream:
         except Exception as error:  # noqa: BLE001  (whatever it is, the client is told)
             _, region.status = to_status(told(error))
         self._outbox.put(streaming.written_region(region.SerializeToString()), self._opened)
+
+    def _make_bypass(self) -> None:
+        """Offer the client a bypass, if it has none and there can be one."""
+        if self._bypass is None and self._front.shared.offered:
+            with contextlib.suppress(OSError):  # then all goes on by gRPC
+                self._bypass = Bypass(self._take_all, self._end)
+                self._outbox.put(streaming.written_bypass(self._bypass.name), lambda: None)
+
+    async def _write(self, written: Sequence[Buffer]) -> None:
+        """Send a message, the way that the client uses."""
+        bypass = self._bypass
+        if bypass is not None and bypass.used and sum(map(len, written)) <= LONGEST:
+            await bypass.write(written)
+        else:
+            await self._context.write(b"".join(written))
 
     def _opened(self) -> None:
         self._opening -= 1
@@ -222,19 +261,3 @@ class _Stream:
             elif now - self._used >= IDLE:
                 self._end()
             await asyncio.sleep(self._used + IDLE - now)
-
-
-def _turns(asked: Asked) -> Iterator[tuple[Sequence[Called], Run | None]]:
-    """The calls of a message that are not given up in it, so many as are begun at a time."""
-    if cancelled := set(asked.cancelled):
-        asked = Asked([call for call in asked.calls if call.id not in cancelled])
-    at = 0
-    while at < len(asked.calls):
-        run = asked.runs.get(at)
-        if run is not None:
-            end = at + len(run.ids)
-        else:
-            ends = (place for place in asked.runs if place > at)
-            end = min(at + TURN, next(ends, len(asked.calls)))
-        yield asked.calls[at:end], run
-        at = end

@@ -6,38 +6,21 @@ client that has it cannot cut it off under the server, who would die of that
 sealed; so a region has no name, and does not count there, where a container
 often has 64 MiB. It is gone as soon as nobody has it mapped, however they ended.
 
-What has a name in /dev/shm is a Unix socket that hands the region's file
-descriptor to the first who asks. The name is the server's, and random; only its
-own user may ask; and it stands for seconds. Where that socket can be reached
-memory can be shared, across containers too, and there is no other test of it.
+What has a name is the socket that hands over the region's descriptor (offer.py).
 """
 
-import contextlib
 import errno
 import fcntl
 import mmap
 import os
-import re
-import secrets
-import socket
-import stat
 import sys
-import time
 from pathlib import Path
 
-FOLDER = Path("/dev/shm")  # noqa: S108  (the contract's)
-PREFIX = "lossserver-"
+from losswire import offer
+from losswire.offer import AVAILABLE, OFFERED, PREFIX
 
 #: Where every tensor in a region begins: a cache line, and more than any instruction asks for.
 ALIGNMENT = 64
-
-#: Seconds for which a region may be asked for.
-OFFERED = 10.0
-
-#: Whether this system has what it takes: Linux.
-AVAILABLE = sys.platform == "linux" and FOLDER.is_dir()
-
-_NAME = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}\Z")
 
 if AVAILABLE:
     _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -89,81 +72,14 @@ def mapped(descriptor: int, size: int) -> mmap.mmap:
     return mmap.mmap(descriptor, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
 
 
-class Offer:
-    """A region's descriptor, for the first who asks. On the side that made it.
-
-    Parameters:
-        descriptor: the region's, which is closed in the end.
-
-    Attributes:
-        name: what the other side is to ask for.
-        listening: the socket; when it can be read from, somebody asks.
-
-    Raises:
-        OSError: there can be no such socket.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.name = PREFIX + secrets.token_hex(16)
-        try:
-            self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        except OSError:
-            os.close(descriptor)
-            raise
-        try:
-            self.listening.setblocking(False)
-            # Nobody has the name before it listens; and who has the name must be of this user.
-            self.listening.bind(str(FOLDER / self.name))
-            (FOLDER / self.name).chmod(0o600)
-            self.listening.listen(1)
-        except BaseException:
-            self.end()
-            raise
-
-    def hand_out(self) -> None:
-        """Give the descriptor to who asks."""
-        with contextlib.suppress(OSError), self.listening.accept()[0] as asking:
-            socket.send_fds(asking, [b"\0"], [self._descriptor])
-
-    def end(self) -> None:
-        """Offer it no longer. May be called again."""
-        if self._descriptor >= 0:
-            with contextlib.suppress(OSError):
-                (FOLDER / self.name).unlink()
-            self.listening.close()
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
 def taken(name: str, size: int, timeout: float = OFFERED) -> mmap.mmap:
-    """The region of that name, mapped. On the side that was told the name.
+    """The region that is offered under that name, mapped.
 
     Raises:
-        OSError: it cannot be had: there is none here, it is another's, or it is not as it must be.
+        OSError: it cannot be had, or is not as it must be.
     """
-    if not AVAILABLE or not _NAME.match(name):
-        raise OSError("a region's name must be a server's")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-        asking.settimeout(timeout)
-        asking.connect(str(FOLDER / name))
-        _, descriptors, _, _ = socket.recv_fds(asking, 1, 1)
-    if not descriptors:
-        raise OSError("a region's file descriptor must come from its socket")
+    descriptor = offer.taken(name, timeout)
     try:
-        return mapped(descriptors[0], size)
+        return mapped(descriptor, size)
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def sweep() -> None:
-    """Remove what killed servers left in /dev/shm: names that no living one offers any longer."""
-    if not AVAILABLE:
-        return
-    for path in FOLDER.glob(PREFIX + "*"):
-        with contextlib.suppress(OSError):
-            found = path.lstat()
-            old = time.time() - found.st_mtime > 6 * OFFERED
-            if old and stat.S_ISSOCK(found.st_mode) and found.st_uid == os.getuid():
-                path.unlink()
+        os.close(descriptor)

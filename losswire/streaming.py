@@ -6,14 +6,14 @@ tests/wire/test_streaming.py compares each with what protobuf makes of it.
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 from losswire import frame
 from losswire.errors import MessageError
 from losswire.frame import Parts, fields, varint
-from losswire.runs import MOST_HEADER, Run, entries, fronts, written
+from losswire.runs import MOST, MOST_HEADER, Run, entries, fronts, written
 from losswire.tensor import Buffer
 
 _DOUBLE = struct.Struct("<d")
@@ -37,8 +37,8 @@ _RESPONSE, _STATUS = _bytes_tag(2), _bytes_tag(3)
 
 # Of the messages themselves.
 _CALLS, _OPENED = _bytes_tag(1), _bytes_tag(3)
-_CANCELLED, _CLOSED = 2, 4
-_ANSWERS, _REGIONS = _bytes_tag(1), _bytes_tag(2)
+_CANCELLED, _CLOSED, _BYPASS = 2, 4, 5
+_ANSWERS, _REGIONS, _BYPASS_NAME = _bytes_tag(1), _bytes_tag(2), _bytes_tag(3)
 
 
 class Called(NamedTuple):
@@ -66,6 +66,7 @@ class Asked(NamedTuple):
         opened: serialised OpenRegions.
         closed: numbers of regions that are not used any longer.
         runs: calls that differ in their numbers alone, by the place of the first among all calls.
+        bypass: whether there is to be one.
     """
 
     calls: Sequence[Called] = ()
@@ -73,6 +74,7 @@ class Asked(NamedTuple):
     opened: Sequence[bytes] = ()
     closed: Sequence[int] = ()
     runs: Mapping[int, Run] = MappingProxyType({})
+    bypass: bool = False
 
 
 class Answered(NamedTuple):
@@ -97,8 +99,7 @@ def read_asked(message: Buffer) -> Asked:
     """
     calls: list[Called] = []
     opened: list[bytes] = []
-    cancelled: list[int] = []
-    closed: list[int] = []
+    numbers: dict[int, list[int]] = {_CANCELLED: [], _CLOSED: [], _BYPASS: []}
     alike: dict[int, Run] = {}
     for tag, value in entries(message, _REQUEST):
         if isinstance(value, Run):
@@ -108,19 +109,50 @@ def read_asked(message: Buffer) -> Asked:
                 for number, request in zip(value.ids, value.messages, strict=True)
             ]
         elif isinstance(value, int):
-            if tag >> 3 == _CANCELLED:
-                cancelled.append(value & _64_BITS)
-            elif tag >> 3 == _CLOSED:
-                closed.append(value & _32_BITS)
+            numbers.get(tag >> 3, []).append(value)
         elif tag == _CALLS:
             calls.append(_read_call(value))
         elif tag == _OPENED:
             opened.append(bytes(value))
-        elif tag == _bytes_tag(_CANCELLED):
-            cancelled += (one & _64_BITS for one in _packed(value, len(cancelled)))
-        elif tag == _bytes_tag(_CLOSED):
-            closed += (one & _32_BITS for one in _packed(value, len(closed)))
-    return Asked(calls, cancelled, opened, closed, alike)
+        elif tag in (_bytes_tag(_CANCELLED), _bytes_tag(_CLOSED)):
+            own = numbers[tag >> 3]
+            own += _packed(value, len(own))
+    cancelled = [one & _64_BITS for one in numbers[_CANCELLED]]
+    closed = [one & _32_BITS for one in numbers[_CLOSED]]
+    return Asked(calls, cancelled, opened, closed, alike, bool(sum(numbers[_BYPASS][-1:])))
+
+
+def joined(messages: Sequence[Buffer], most: int) -> Iterator[Buffer]:
+    """The same serialised messages, those of one call each joined: so equal calls are found.
+
+    Parameters:
+        messages: serialised ComputeStreamRequests, in order.
+        most: bytes of what is joined.
+    """
+    some: list[Buffer] = []
+    size = 0
+    for message in messages:
+        own = len(message)
+        alone = not _is_one_call(message)
+        if some and (alone or len(some) == MOST or size + own > most):
+            yield b"".join(some)
+            some, size = [], 0
+        if alone:
+            yield message
+        else:
+            some.append(message)
+            size += own
+    if some:
+        yield b"".join(some)
+
+
+def _is_one_call(message: Buffer) -> bool:
+    """Whether a message has one call and nothing else."""
+    try:
+        length, at = frame.read_varint(memoryview(message), 1)
+    except (IndexError, MessageError):
+        return False
+    return message[0] == _CALLS and at + length == len(message)
 
 
 def _read_call(message: memoryview) -> Called:
@@ -184,6 +216,11 @@ def written_closed(region: int) -> list[Buffer]:
     return [b"\x20" + varint(region)]
 
 
+def written_wish() -> list[Buffer]:
+    """What a message that asks for a bypass is joined of."""
+    return [b"\x28\x01"]
+
+
 def written_answer(number: int, response: Parts) -> list[Buffer]:
     """What a message with this answer is joined of; messages add up."""
     return _entry(b"\x08" + varint(number), b"\x12", frame.laid_out(*response))
@@ -212,20 +249,40 @@ def written_region(region: bytes) -> list[Buffer]:
     return [b"\x12" + varint(len(region)) + region]
 
 
+def written_bypass(name: str) -> list[Buffer]:
+    """What a message with the name of a bypass is joined of."""
+    return [b"\x1a" + varint(len(name)) + name.encode()]
+
+
 def _entry(head: bytes, tag: bytes, inside: list[Buffer]) -> list[Buffer]:
     """Field 1 of a message of `head` and a field `tag` of what is `inside`."""
     head += tag + varint(length := sum(map(len, inside)))
     return [b"\x0a" + varint(len(head) + length) + head, *inside]
 
 
-def read_told(message: Buffer) -> tuple[list[Answered], list[bytes]]:
-    """The answers in a serialised ComputeStreamResponse, and its serialised Regions.
+class Told(NamedTuple):
+    """A ComputeStreamResponse.
+
+    Attributes:
+        answers: in order.
+        regions: serialised Regions.
+        bypass: the name of one; empty if there is none.
+    """
+
+    answers: Sequence[Answered] = ()
+    regions: Sequence[bytes] = ()
+    bypass: str = ""
+
+
+def read_told(message: Buffer) -> Told:
+    """A serialised ComputeStreamResponse.
 
     Raises:
         MessageError: it is none.
     """
     answers: list[Answered] = []
     regions: list[bytes] = []
+    bypass = ""
     for tag, value in entries(message, _RESPONSE):
         if isinstance(value, Run):
             answers += _alike(value)
@@ -233,7 +290,9 @@ def read_told(message: Buffer) -> tuple[list[Answered], list[bytes]]:
             answers.append(_read_answer(value))
         elif tag == _REGIONS and not isinstance(value, int):
             regions.append(bytes(value))
-    return answers, regions
+        elif tag == _BYPASS_NAME and not isinstance(value, int):
+            bypass = bytes(value).decode("ascii", "replace")
+    return Told(answers, regions, bypass)
 
 
 def _alike(run: Run) -> list[Answered]:

@@ -4,11 +4,12 @@ import math
 import time
 from collections.abc import Sequence
 
+from lossclient.carrier import reading
 from lossclient.ended import EndedError, UnservedError
 from lossclient.line import Line
 from lossclient.local import Local
 from lossclient.planes import Planes, inline
-from lossclient.stream import Stream, reading
+from lossclient.stream import Stream
 from lossclient.transport import RETRIED
 from lossclient.waiting import rest
 from losswire.errors import DeadlineError, LossError

@@ -1,13 +1,19 @@
 """What a stream is to send: what waits goes out together, in one message.
 
-Any thread leaves something here. The thread that sends iterates over the messages:
-while one is on its way, the next gathers.
+Any thread leaves something here. By gRPC the thread that sends iterates over the
+messages: while one is on its way, the next gathers. By a bypass whoever leaves
+something sends it at once, as far as the line takes it; the rest gathers, and gRPC's
+thread, which has nothing else to do then, sends it when it can.
 """
 
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from typing import NamedTuple
 
+from lossclient.bypass import Bypass
+from losswire.bypass import LONGEST, framed
 from losswire.tensor import Buffer
 
 #: Bytes and calls from which a message is not added to: the server begins with the first the sooner.
@@ -37,11 +43,20 @@ class Outgoing:
     """The messages of one stream."""
 
     def __init__(self) -> None:
-        self._waiting: SimpleQueue[_Bundle | None] = SimpleQueue()
+        self._waiting: deque[_Bundle] = deque()
+        # One True for gRPC's thread whenever it is to look, and None at the end.
+        self._bell: SimpleQueue[bool | None] = SimpleQueue()
+        self._bypass: Bypass | None = None
+        # What goes by gRPC all the same.
+        self._long: deque[list[Buffer]] = deque()
+        # Whoever holds it sends by the bypass; what is left of a message the next one goes on with.
+        self._sending = threading.Lock()
+        self._rest: list[Buffer] = []
+        self._full = False
 
     def put(self, written: list[Buffer]) -> None:
         """Send this, of one call or none."""
-        self._waiting.put(_Bundle(written, 1, sum(map(len, written))))
+        self._put(_Bundle(written, 1, sum(map(len, written))))
 
     def put_together(self, calls: Iterable[list[Buffer]]) -> None:
         """Send these calls, in one message if they fit."""
@@ -52,25 +67,84 @@ class Outgoing:
             count += 1
             size += sum(map(len, call))
             if size >= TOGETHER or count >= MOST:
-                self._waiting.put(_Bundle(written, count, size))
+                self._put(_Bundle(written, count, size))
                 written, count, size = [], 0, 0
-        self._waiting.put(_Bundle(written, count, size))
+        self._put(_Bundle(written, count, size))
+
+    def go_by(self, bypass: Bypass) -> None:
+        """Send by a bypass from now on, but for what is too long for it."""
+        self._bypass = bypass
+
+    def leave(self, bypass: Bypass) -> None:
+        """Send nothing more by a bypass: it has ended, and so will the stream."""
+        with self._sending:  # or another file might have its descriptor, and be written to
+            bypass.close()
 
     def end(self) -> None:
         """Send nothing more."""
-        self._waiting.put(None)
+        self._bell.put(None)
 
     def messages(self) -> Iterator[bytes]:
-        """What is sent, until the end."""
+        """What is to go by gRPC, until the end."""
+        while self._bell.get() is not None:
+            bypass = self._bypass
+            if bypass is None:
+                if self._waiting:
+                    yield b"".join(self._next().written)
+            elif self._long:
+                yield b"".join(self._long.popleft())
+            else:
+                bypass.wait()
+                self._full = False
+                self._send(bypass)
+
+    def _put(self, bundle: _Bundle) -> None:
+        self._waiting.append(bundle)
+        bypass = self._bypass
+        if bypass is None:
+            self._bell.put(True)
+        else:
+            self._send(bypass)
+
+    def _next(self) -> _Bundle:
+        """What waits, up to a message."""
         waiting = self._waiting
-        while (bundle := waiting.get()) is not None:
-            written, calls, size = bundle
-            # What two bundles have together is below what a message may have.
-            while size < TOGETHER and calls < GATHERED and not waiting.empty():
-                more = waiting.get()
-                if more is None:
-                    return
-                written += more.written
-                calls += more.calls
-                size += more.size
-            yield b"".join(written)
+        written, calls, size = waiting.popleft()
+        # What two bundles have together is below what a message may have.
+        while size < TOGETHER and calls < GATHERED and waiting:
+            more = waiting.popleft()
+            written += more.written
+            calls += more.calls
+            size += more.size
+        return _Bundle(written, calls, size)
+
+    def _send(self, bypass: Bypass) -> None:
+        """Send by the bypass what it takes, unless another thread does."""
+        while (self._waiting or self._rest) and not self._full:
+            if not self._sending.acquire(blocking=False):
+                return  # who holds it looks again, after
+            try:
+                self._send_some(bypass)
+            finally:
+                self._sending.release()
+
+    def _send_some(self, bypass: Bypass) -> None:
+        while self._rest or self._waiting:
+            if not self._rest:
+                bundle = self._next()
+                if bundle.size > LONGEST:
+                    self._long.append(bundle.written)
+                    self._bell.put(True)
+                    continue
+                self._rest = framed(bundle.written)
+            try:
+                left = bypass.send(self._rest)
+            except OSError:  # the server has hung up; what the calls are told the stream sees to
+                self._waiting.clear()
+                self._rest = []
+                return
+            if left is None:
+                self._full = True
+                self._bell.put(True)
+                return
+            self._rest = left

@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lossclient.carrier import reading
 from lossclient.ended import EndedError, UnservedError
 from lossclient.line import Line
 from lossclient.pieces import pieces
 from lossclient.regions import FullError, UnsharedError
 from lossclient.resident import Way, carried, inlined, put
 from lossclient.shared import WORTH, lent, shared
-from lossclient.stream import Stream, reading
+from lossclient.stream import Stream
 from lossclient.transport import Transport
 from losswire import frame
 from losswire.errors import InternalError, MessageError, NotServedError, OverloadedError

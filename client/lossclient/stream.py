@@ -1,50 +1,27 @@
 """Many small calls over one stream: sent together where several wait, answered in any order.
 
 A call over a stream that is there costs half of a unary one, which is a stream of
-its own. Threads, of one stream:
-
-    any of the caller's     leaves a call to be sent, and may wait for its answer
-    gRPC's                  takes all that wait, as one message
-    "lossclient-stream"     hands each answer to whoever waits for it
+its own. Any thread leaves a call to be sent, and may wait for its answer; what carries
+the messages is carrier.py's.
 """
 
 import functools
 import itertools
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import grpc
-from google.protobuf.message import DecodeError
-
-from lossclient.ended import EndedError, TooLongError, UnservedError, told_by
+from lossclient.carrier import Carrier
+from lossclient.ended import UnservedError, told_by
 from lossclient.giving_up import current
-from lossclient.line import SERVICE, Line
-from lossclient.outgoing import Outgoing
+from lossclient.line import Line
 from lossclient.waiting import Gathering, Waiting
 from losswire import frame, streaming
-from losswire.errors import (
-    CancelledError,
-    DeadlineError,
-    InternalError,
-    LossError,
-    MessageError,
-    MessageTooLargeError,
-    NotServedError,
-)
+from losswire.errors import DeadlineError, InternalError, LossError, MessageError
 from losswire.frame import Parts
-from losswire.streaming import Answered
+from losswire.streaming import Answered, Told
 from losswire.v1 import loss_pb2 as pb
-
-_thread = threading.local()
-
-
-def reading() -> bool:
-    """Whether this thread reads a stream: a callback of a future. It must not wait for an answer."""
-    return getattr(_thread, "reads", False)
-
 
 Settle = Callable[[Answered | LossError], None]
 
@@ -62,18 +39,14 @@ class Stream:
     def __init__(self, line: Line) -> None:
         self._target = line.target
         self._line = weakref.ref(line)
-        self._outgoing = Outgoing()
         self._flying: dict[int, Settle] = {}
         self._asked: dict[int, Waiting[pb.Region]] = {}
         self._numbers = itertools.count(1)
         self._over: LossError | None = None
-        method: Any = line.channel().stream_stream(SERVICE + "ComputeStream")
-        self._call = method(self._outgoing.messages())
-        # Whoever forgets to close a client has no stream left over from it.
-        self._forgotten = weakref.finalize(line, _end, self._call, self._outgoing)
-        self._forgotten.atexit = False
-        self.thread = threading.Thread(target=self._read, name="lossclient-stream", daemon=True)
-        self.thread.start()
+        self._carrier = Carrier(line, self._take, self._end)
+        self._outgoing = self._carrier.outgoing
+        self.thread = self._carrier.thread
+        self._carrier.start()
 
     def __str__(self) -> str:
         return self._target
@@ -189,7 +162,7 @@ class Stream:
 
     def close(self) -> None:
         """End the stream. Calls in flight end with CancelledError."""
-        _end(self._call, self._outgoing)
+        self._carrier.end()
 
     def _expect(self, settle: Settle) -> int:
         number = next(self._numbers)
@@ -235,20 +208,20 @@ class Stream:
         seconds = None if timeout is None else round(timeout, 3)
         return DeadlineError(f"{self._target} must answer within the timeout of {seconds} s")
 
-    def _read(self) -> None:
-        """Hand out answers until the stream ends, and then why."""
-        _thread.reads = True
-        try:
-            for message in self._call:
-                self._take(message)
-            over: LossError = EndedError(f"{self._target} has ended the stream")
-        except (MessageError, DecodeError):
-            over = InternalError("a server must send losswire.v1.ComputeStreamResponse")
-        except grpc.RpcError as error:
-            over = self._why(error)
-        _end(self._call, self._outgoing)
-        # The call is an exception, too, whose traceback leads to all that is to be forgotten.
-        self._forgotten.detach()
+    def _take(self, told: Told) -> None:
+        """Hand out what the server says."""
+        for answer in told.answers:
+            settle = self._flying.pop(answer.id, None)
+            if settle is not None:
+                settle(answer)
+        for serialised in told.regions:
+            region = pb.Region.FromString(serialised)
+            asked = self._asked.get(region.region)
+            if asked is not None:
+                asked.settle(region)
+
+    def _end(self, over: LossError) -> None:
+        """Tell whoever waits how the stream has ended."""
         line = self._line()
         # That there are no streams is remembered.
         if line is not None and type(over) is not UnservedError:
@@ -260,30 +233,3 @@ class Stream:
             settle(over)
         for asked in list(self._asked.values()):
             asked.settle(over)
-
-    def _take(self, message: bytes) -> None:
-        answers, regions = streaming.read_told(message)
-        for answer in answers:
-            settle = self._flying.pop(answer.id, None)
-            if settle is not None:
-                settle(answer)
-        for serialised in regions:
-            region = pb.Region.FromString(serialised)
-            asked = self._asked.get(region.region)
-            if asked is not None:
-                asked.settle(region)
-
-    def _why(self, error: grpc.RpcError) -> LossError:
-        line = self._line()
-        told = CancelledError("the client is gone") if line is None else line.told(error, None)
-        if isinstance(told, MessageTooLargeError):
-            return TooLongError(told.rule)
-        if isinstance(told, NotServedError):
-            return UnservedError(told.rule)
-        return told
-
-
-def _end(call: Any, outgoing: Outgoing) -> None:
-    """End a stream, and the thread that sends."""
-    outgoing.end()
-    call.cancel()

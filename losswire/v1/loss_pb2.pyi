@@ -237,16 +237,18 @@ class OpenRegion(_message.Message):
     def __init__(self, region: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class ComputeStreamRequest(_message.Message):
-    __slots__ = ("calls", "cancelled", "open", "closed")
+    __slots__ = ("calls", "cancelled", "open", "closed", "bypass")
     CALLS_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
+    BYPASS_FIELD_NUMBER: _ClassVar[int]
     calls: _containers.RepeatedCompositeFieldContainer[StreamCall]
     cancelled: _containers.RepeatedScalarFieldContainer[int]
     open: _containers.RepeatedCompositeFieldContainer[OpenRegion]
     closed: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, calls: _Optional[_Iterable[_Union[StreamCall, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[OpenRegion, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ...) -> None: ...
+    bypass: bool
+    def __init__(self, calls: _Optional[_Iterable[_Union[StreamCall, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[OpenRegion, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ..., bypass: bool = ...) -> None: ...
 
 class StreamAnswer(_message.Message):
     __slots__ = ("id", "response", "status")
@@ -269,12 +271,14 @@ class Region(_message.Message):
     def __init__(self, region: _Optional[int] = ..., name: _Optional[str] = ..., status: _Optional[bytes] = ...) -> None: ...
 
 class ComputeStreamResponse(_message.Message):
-    __slots__ = ("answers", "regions")
+    __slots__ = ("answers", "regions", "bypass")
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
+    BYPASS_FIELD_NUMBER: _ClassVar[int]
     answers: _containers.RepeatedCompositeFieldContainer[StreamAnswer]
     regions: _containers.RepeatedCompositeFieldContainer[Region]
-    def __init__(self, answers: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ...) -> None: ...
+    bypass: str
+    def __init__(self, answers: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., bypass: _Optional[str] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("payload", "offset", "content")

@@ -118,7 +118,8 @@ def test_a_thousand_lost_connections_leave_nothing(relay, server):
         after = [held(pid) for pid in pids]
 
         assert np.all(np.subtract(after, before) <= ABOUT), (before, after)
-        assert threading.active_count() <= python + 2
+        # Three of the stream that it has now, and three of the one that it has just lost.
+        assert threading.active_count() <= python + 6
 
 
 def test_clients_that_come_and_go_leave_nothing(server, unused_port):

@@ -12,12 +12,13 @@ import pytest
 
 import lossclient
 from lossclient.regions import Regions
-from losswire import region
+from losswire import offer
+from losswire.offer import AVAILABLE, FOLDER, PREFIX
 from tests.conftest import ServerProcess
 
 # Names in /dev/shm are counted, and other tests' would be among them.
 pytestmark = [
-    pytest.mark.skipif(not region.AVAILABLE, reason="needs Linux"),
+    pytest.mark.skipif(not AVAILABLE, reason="needs Linux"),
     pytest.mark.alone,
 ]
 
@@ -162,7 +163,7 @@ def test_a_killed_client_leaves_nothing(own):
     wait_until(lambda: not regions_of(own.process.pid))
 
     assert before == 1
-    assert not list(region.FOLDER.glob(region.PREFIX + "*"))
+    assert not list(FOLDER.glob(PREFIX + "*"))
 
 
 def test_a_killed_server_leaves_nothing(serve, unused_port):
@@ -171,7 +172,7 @@ def test_a_killed_server_leaves_nothing(serve, unused_port):
     with lossclient.connect(first.target) as client:
         client.compute(L1, pred(), pred(1))
         first.stop(signal.SIGKILL)
-        left = list(region.FOLDER.glob(region.PREFIX + "*"))
+        left = list(FOLDER.glob(PREFIX + "*"))
         second = serve(f"--port={unused_port}")
         result = client.compute(L1, pred(), pred(1), timeout=60)
         shared = regions_of(second.process.pid)
@@ -225,7 +226,7 @@ def test_an_array_that_lies_there_is_not_copied(connected):
 
 def test_an_array_for_calls_is_one_like_any_other(connected, monkeypatch):
     """Of any dtype and shape, and also where no memory is shared."""
-    monkeypatch.setattr(region, "FOLDER", Path("/nowhere"))
+    monkeypatch.setattr(offer, "FOLDER", Path("/nowhere"))
     arrays = [connected.empty((3, 0)), connected.empty((), np.int64), connected.empty([7], "f2")]
     for array in arrays:
         array[...] = 1
@@ -259,7 +260,7 @@ def test_threads_have_a_region_each(connected):
 
 def test_where_no_memory_is_shared_calls_go_another_way(own, tmp_path, monkeypatch):
     """A client that cannot open what the server names, as on another machine, is answered all the same."""
-    monkeypatch.setattr(region, "FOLDER", tmp_path)
+    monkeypatch.setattr(offer, "FOLDER", tmp_path)
     with lossclient.connect(own.target) as client:
         result = client.compute(L1, pred(), pred(1))
 

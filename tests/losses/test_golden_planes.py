@@ -3,12 +3,12 @@
 import pytest
 
 import lossclient
-from losswire import region
+from losswire.offer import AVAILABLE
 from tests.losses import test_golden
 from tests.losses.test_golden import GOLDENS
 
 #: test_golden.py sends over the stream, as a client does by itself with what is small.
-PLANES = ["inline", "pieces"] + ["shared"] * region.AVAILABLE
+PLANES = ["inline", "pieces"] + ["shared"] * AVAILABLE
 
 
 @pytest.fixture(scope="module", params=PLANES)

@@ -99,7 +99,7 @@ def answers_of(job, computed):
     """What each call of a bundle is told, as its client reads it."""
     result = Result(computed=computed, batch=job.many, queue=0, compute=0)
     message = b"".join(bundle.answers(job, result, 0, range(job.many)))
-    told, _ = streaming.read_told(message)
+    told = streaming.read_told(message).answers
     assert [one.id for one in told] == list(range(job.many))
     assert all(isinstance(one.response, Parts) for one in told)
     return [decode_reply(one.response, to_torch) for one in told]

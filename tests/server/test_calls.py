@@ -13,24 +13,25 @@ from lossserver.front import Front
 from lossserver.metrics import Metrics
 from lossserver.outbox import Outbox
 from lossserver.regions import Regions
-from lossserver.stream import _turns
 from lossserver.tree import map_tensors
+from lossserver.turns import turns
 from losswire.errors import MessageError
 from losswire.status import from_status
 from losswire.streaming import Called, read_asked, read_told, written_call
+from losswire.tensor import Buffer
 from losswire.v1 import loss_pb2 as pb
 from tests.conftest import PATIENCE
 from tests.server.pools import pool_of
 
 
-async def refused(count: int) -> tuple[bytes, int, int, int]:
+async def refused(count: int) -> tuple[list[Buffer], int, int, int]:
     """What is written for calls that would wait too long; and who is counted before and after."""
     limits = Limits()
     front = Front(pool_of(), Admission(limits), limits, Metrics())
     for _ in range(40):
         await front.door.enter("ours")
     front.door._pace, front.door._calls = 1.0, 40  # a second an answer
-    written: asyncio.Queue[bytes] = asyncio.Queue()
+    written: asyncio.Queue[list[Buffer]] = asyncio.Queue()
     outbox = Outbox(written.put, lambda: None)
     calls = Calls(front, "ours", Regions(front.shared), outbox, lambda: None)
     for number in range(count):
@@ -44,7 +45,7 @@ async def refused(count: int) -> tuple[bytes, int, int, int]:
 def test_a_call_that_had_better_not_wait_is_refused_unread():
     """Each is told so by a status of its own, holds no place, and counts until that is written."""
     message, before, inside, after = asyncio.run(refused(3))
-    answers, _ = read_told(message)
+    answers = read_told(b"".join(message)).answers
 
     assert (before, inside, after) == (3, 0, 0)
     assert [answer.id for answer in answers] == [0, 1, 2]
@@ -96,12 +97,12 @@ class Ours:
     async def __aexit__(self, *_):
         self.pool.stop()
 
-    async def _write(self, message):
-        self.written.append(message)
+    async def _write(self, written):
+        self.written.append(b"".join(written))
 
     def begin(self, message):
         """Begin with the calls of a message."""
-        for some, run in _turns(read_asked(message)):
+        for some, run in turns(read_asked(message)):
             self.calls.begin(some, run)
 
     async def settled(self):
@@ -111,7 +112,7 @@ class Ours:
                 self.changed.clear()
                 await self.changed.wait()
         await asyncio.sleep(0)
-        told = [answer for message in self.written for answer in read_told(message)[0]]
+        told = [answer for message in self.written for answer in read_told(message).answers]
         assert len({one.id for one in told}) == len(told)
         return {one.id: one.response is not None for one in told}
 

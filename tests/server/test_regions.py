@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from lossserver import offering
 from lossserver.admit import Admission, Limits
 from lossserver.config import Sharing
 from lossserver.metrics import Metrics
 from lossserver.regions import MAX_REGIONS, Regions
 from lossserver.sharing import SharedMemory
-from losswire import region
+from losswire import offer, region
 from losswire.errors import MessageError, NotServedError, OverloadedError
 from losswire.frame import Parts
+from losswire.offer import AVAILABLE, FOLDER, PREFIX
 from losswire.v1 import loss_pb2 as pb
 from tests.server.test_metrics import page
 
-pytestmark = pytest.mark.skipif(not region.AVAILABLE, reason="needs Linux")
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs Linux")
 
 PAGE = 4096
 
@@ -355,7 +357,7 @@ def test_a_socket_that_cannot_be_had_leaves_no_file(monkeypatch):
 
     async def without_sockets():
         # asyncio has a socket of its own, so not before it is there.
-        monkeypatch.setattr(region.socket, "socket", full)
+        monkeypatch.setattr(offer.socket, "socket", full)
         return await scenario()
 
     before = files()
@@ -368,11 +370,11 @@ def test_a_socket_that_cannot_be_had_leaves_no_file(monkeypatch):
 @pytest.mark.alone  # no other test may have such a name meanwhile
 def test_a_name_that_nobody_asks_for_goes(monkeypatch):
     """After some seconds, also while the region stays."""
-    monkeypatch.setattr(region, "OFFERED", 0.0)
+    monkeypatch.setattr(offering, "OFFERED", 0.0)
 
     async def scenario(regions):
         while list(  # noqa: ASYNC110  (it is no event)
-            region.FOLDER.glob(region.PREFIX + "*")
+            FOLDER.glob(PREFIX + "*")
         ):
             await asyncio.sleep(0)
         return len(regions.bytes_of(pb.Span(region=1, bytes=PAGE)))

@@ -7,10 +7,11 @@ import pytest
 from google.rpc import status_pb2
 
 from losswire import region
+from losswire.offer import AVAILABLE
 from losswire.v1 import loss_pb2 as pb
 from tests.server.test_stream import Talk, request_of
 
-pytestmark = pytest.mark.skipif(not region.AVAILABLE, reason="needs Linux")
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs Linux")
 
 SIZE = 1 << 16
 COUNT = 256

@@ -216,7 +216,7 @@ def test_calls_are_read_as_protobuf_reads_them(mix):
 def test_answers_are_read_as_protobuf_reads_them(mix):
     """Responses of one header and others, statuses and regions between."""
     message = told_by(mix)
-    (answers, regions), theirs = (
+    (answers, regions, _), theirs = (
         streaming.read_told(message),
         pb.ComputeStreamResponse.FromString(message),
     )
@@ -257,7 +257,7 @@ def calls_in(message):
 
 def answers_in(message):
     """All that a server's message says; a response that is read no further as it is."""
-    answers, regions = streaming.read_told(message)
+    answers, regions, _ = streaming.read_told(message)
     plain = [
         frame.write(*one.response) if isinstance(one.response, Parts) else one.response
         for one in answers

@@ -99,7 +99,7 @@ def test_answers_are_written_as_protobuf_has_them():
         ],
         regions=[pb.Region(region=1, name="n")],
     )
-    answers, regions = streaming.read_told(written)
+    answers, regions, _ = streaming.read_told(written)
     assert [(one.id, one.response is None, one.status) for one in answers] == [
         (300, False, b""),
         (2, True, b"why"),
@@ -110,7 +110,7 @@ def test_answers_are_written_as_protobuf_has_them():
 
 def test_an_empty_response_is_a_response():
     """Neither the lack of one, nor a status."""
-    (answer,), _ = streaming.read_told(b"\x0a\x02\x12\x00")
+    (answer,), *_ = streaming.read_told(b"\x0a\x02\x12\x00")
 
     assert answer.response == b""
 

@@ -1,0 +1,164 @@
+"""What carries a stream's messages: gRPC, and a bypass where the server is on the same machine.
+
+Threads, of one stream:
+
+    "lossclient-stream"     hears what the server says by gRPC, and how the stream ends
+    "lossclient-bypass"     hears what it says by the bypass, if there is one
+    gRPC's                  sends what whoever leaves it cannot send at once (outgoing.py)
+"""
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from lossclient.bypass import Bypass
+from lossclient.ended import EndedError, TooLongError, UnservedError
+from lossclient.line import SERVICE, Line
+from lossclient.outgoing import Outgoing
+from losswire import streaming
+from losswire.errors import (
+    CancelledError,
+    InternalError,
+    LossError,
+    MessageError,
+    MessageTooLargeError,
+    NotServedError,
+)
+from losswire.offer import AVAILABLE
+from losswire.streaming import Told
+from losswire.tensor import Buffer
+
+#: Seconds within which, of a stream that ends, both ways do.
+BOTH = 5.0
+
+_thread = threading.local()
+
+
+def reading() -> bool:
+    """Whether this thread reads a stream: a callback of a future. It must not wait for an answer."""
+    return getattr(_thread, "reads", False)
+
+
+class Carrier:
+    """One ComputeStream.
+
+    Parameters:
+        line: to the server.
+        take: called with what the server says, by one thread at a time.
+        over: called at the end with how the stream has ended.
+
+    Attributes:
+        outgoing: what is to be sent.
+        thread: listens until the end.
+    """
+
+    def __init__(
+        self, line: Line, take: Callable[[Told], None], over: Callable[[LossError], None]
+    ) -> None:
+        self._target = line.target
+        self._line = weakref.ref(line)
+        self._take = take
+        self._over = over
+        self._taking = threading.Lock()
+        self._bypass: Bypass | None = None
+        self._offered = False
+        self._broken: LossError | None = None
+        # Nothing comes any more: by the bypass; by gRPC.
+        self._drained = threading.Event()
+        self._ended = threading.Event()
+        self.outgoing = Outgoing()
+        if AVAILABLE:
+            self.outgoing.put(streaming.written_wish())
+        method: Any = line.channel().stream_stream(SERVICE + "ComputeStream")
+        self._call = method(self.outgoing.messages())
+        # Whoever forgets to close a client has no stream left over from it.
+        self._forgotten = weakref.finalize(line, _end, self._call, self.outgoing)
+        self._forgotten.atexit = False
+        self.thread = threading.Thread(target=self._listen, name="lossclient-stream", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self.thread.start()
+
+    def end(self) -> None:
+        """End the stream, and the threads that send."""
+        _end(self._call, self.outgoing)
+        if self._bypass is not None:
+            self._bypass.end()
+
+    def _listen(self) -> None:
+        """Hear what comes by gRPC, until the stream ends, and then tell how."""
+        _thread.reads = True
+        try:
+            for message in self._call:
+                self._heard(message)
+            over: LossError = EndedError(f"{self._target} has ended the stream")
+        except (MessageError, DecodeError):
+            over = _no_message()
+        except grpc.RpcError as error:
+            over = self._broken or self._why(error)
+        self._ended.set()
+        if self._bypass is not None:
+            self._drained.wait(BOTH)  # the last answers may be on their way
+        self.end()
+        # The call is an exception, too, whose traceback leads to all that is to be forgotten.
+        self._forgotten.detach()
+        self._over(over)
+
+    def _listen_beside(self, name: str) -> None:
+        """The same by a bypass, if there is one to be had."""
+        _thread.reads = True
+        try:
+            bypass = self._bypass = Bypass(name)
+        except OSError:
+            return  # the server is elsewhere: all goes on by gRPC
+        if self._ended.is_set():
+            bypass.end()
+        self.outgoing.go_by(bypass)
+        try:
+            for message in bypass.messages():
+                self._heard(message)
+        except (MessageError, MessageTooLargeError, DecodeError):
+            self._broken = _no_message()
+        self._drained.set()
+        self.outgoing.leave(bypass)
+        # How the stream ends gRPC says; and if it does not, it is over all the same.
+        if self._broken or not self._ended.wait(BOTH):
+            self.end()
+
+    def _heard(self, message: Buffer) -> None:
+        told = streaming.read_told(message)
+        with self._taking:
+            self._take(told)
+        if told.bypass and not self._offered:
+            self._offered = True
+            beside = threading.Thread(
+                target=self._listen_beside,
+                args=[told.bypass],
+                name="lossclient-bypass",
+                daemon=True,
+            )
+            beside.start()
+
+    def _why(self, error: grpc.RpcError) -> LossError:
+        line = self._line()
+        told = CancelledError("the client is gone") if line is None else line.told(error, None)
+        if isinstance(told, MessageTooLargeError):
+            return TooLongError(told.rule)
+        if isinstance(told, NotServedError):
+            return UnservedError(told.rule)
+        return told
+
+
+def _no_message() -> LossError:
+    return InternalError("a server must send losswire.v1.ComputeStreamResponse")
+
+
+def _end(call: Any, outgoing: Outgoing) -> None:
+    """End a stream, and the thread that sends."""
+    outgoing.end()
+    call.cancel()

@@ -1,0 +1,125 @@
+"""A stream's messages over a Unix socket. On the event loop only.
+
+Incoming    bytes that come become messages
+take        the stream begins with them; until it has, no more are received
+write       an answer goes out, as fast as the client takes it
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from lossserver.begun import Begun
+from lossserver.offering import offered
+from losswire import bypass
+from losswire.errors import MessageTooLargeError
+from losswire.tensor import Buffer
+
+#: Buffers that the kernel takes at a time.
+_MOST_BUFFERS = os.sysconf("SC_IOV_MAX")
+
+#: Bytes that may be under way in either direction: so many calls are received together.
+UNDER_WAY = 1 << 20
+
+Take = Callable[[Sequence[Buffer]], Coroutine[Any, Any, None]]
+
+
+class Bypass:
+    """The bypass of one stream.
+
+    Parameters:
+        take: begins with messages; returns when others may come, and raises nothing.
+        broken: told of a message that is none.
+
+    Attributes:
+        name: what the client is to ask for.
+        used: the client has it, and sends by it.
+
+    Raises:
+        OSError: there can be none.
+    """
+
+    def __init__(self, take: Take, broken: Callable[[MessageTooLargeError], None]) -> None:
+        self._take = take
+        self._broken = broken
+        self._incoming = bypass.Incoming()
+        self._paused = False
+        self._loop = asyncio.get_running_loop()
+        self._writable: asyncio.Future[None] | None = None
+        self.used = False
+        self._socket, far = socket.socketpair()
+        try:
+            for end in (self._socket, far):
+                end.setblocking(False)
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNDER_WAY)
+            self.name, self._withdraw = offered(far.detach())
+        except BaseException:
+            self._socket.close()
+            far.close()
+            raise
+        self._loop.add_reader(self._socket, self._readable)
+
+    async def write(self, written: Sequence[Buffer]) -> None:
+        """Send a message that is joined of these; returns once the line has taken it.
+
+        Raises:
+            OSError: the client has hung up.
+        """
+        left = bypass.framed(written)
+        while left:
+            try:
+                left = bypass.unsent(left, self._socket.sendmsg(left[:_MOST_BUFFERS]))
+            except BlockingIOError:
+                await self._room()
+
+    def end(self) -> None:
+        """Receive and send nothing more. May be called again."""
+        self._withdraw()
+        self.used = False
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def _readable(self) -> None:
+        try:
+            count = self._socket.recv_into(self._incoming.room())
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.end()  # how the stream ends gRPC will say
+            return
+        try:
+            messages = self._incoming.came(count)
+        except MessageTooLargeError as error:
+            self._loop.remove_reader(self._socket)
+            self._broken(error)
+            return
+        if messages:
+            self.used = True
+            if not Begun(self._begin(messages)).ended:
+                self._paused = True
+                self._loop.remove_reader(self._socket)
+
+    async def _begin(self, messages: Sequence[Buffer]) -> None:
+        await self._take(messages)
+        if self._paused and self._socket.fileno() >= 0:
+            self._paused = False
+            self._loop.add_reader(self._socket, self._readable)
+
+    async def _room(self) -> None:
+        """Wait until something can be sent, or the end."""
+        self._writable = self._loop.create_future()
+        self._loop.add_writer(self._socket, self._has_room)
+        await self._writable
+
+    def _has_room(self) -> None:
+        self._loop.remove_writer(self._socket)
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
