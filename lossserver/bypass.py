@@ -14,7 +14,7 @@ from typing import Any
 from lossserver.begun import Begun
 from lossserver.offering import offered
 from losswire import bypass
-from losswire.errors import MessageTooLargeError
+from losswire.errors import LossError, MessageTooLargeError, OverloadedError
 from losswire.tensor import Buffer
 
 #: Buffers that the kernel takes at a time.
@@ -22,6 +22,9 @@ _MOST_BUFFERS = os.sysconf("SC_IOV_MAX")
 
 #: Bytes that may be under way in either direction: so many calls are received together.
 UNDER_WAY = 1 << 20
+
+#: Seconds within which all of a message must have come.
+PATIENCE = 30.0
 
 Take = Callable[[Sequence[Buffer]], Coroutine[Any, Any, None]]
 
@@ -31,7 +34,7 @@ class Bypass:
 
     Parameters:
         take: begins with messages; returns when others may come, and raises nothing.
-        broken: told of a message that is none.
+        broken: told of what is no message.
 
     Attributes:
         name: what the client is to ask for.
@@ -41,12 +44,14 @@ class Bypass:
         OSError: there can be none.
     """
 
-    def __init__(self, take: Take, broken: Callable[[MessageTooLargeError], None]) -> None:
+    def __init__(self, take: Take, broken: Callable[[LossError], None]) -> None:
         self._take = take
         self._broken = broken
-        self._incoming = bypass.Incoming()
-        self._paused = False
         self._loop = asyncio.get_running_loop()
+        # From the first message on; half a message may be 4 MiB.
+        self._incoming: bypass.Incoming | None = None
+        self._overdue: asyncio.TimerHandle | None = None
+        self._paused = False
         self._writable: asyncio.Future[None] | None = None
         self.used = False
         self._socket, far = socket.socketpair()
@@ -77,17 +82,19 @@ class Bypass:
     def end(self) -> None:
         """Receive and send nothing more. May be called again."""
         self._withdraw()
+        self._unwatch()
         self.used = False
+        self._incoming = None
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
+        self._has_room()
 
     def _readable(self) -> None:
+        incoming = self._incoming = self._incoming or bypass.Incoming()
         try:
-            count = self._socket.recv_into(self._incoming.room())
+            count = self._socket.recv_into(incoming.room())
         except BlockingIOError:
             return
         except OSError:
@@ -96,22 +103,43 @@ class Bypass:
             self.end()  # how the stream ends gRPC will say
             return
         try:
-            messages = self._incoming.came(count)
+            messages = incoming.came(count)
         except MessageTooLargeError as error:
-            self._loop.remove_reader(self._socket)
-            self._broken(error)
+            self._refuse(error)
             return
         if messages:
             self.used = True
+            self._unwatch()
             if not Begun(self._begin(messages)).ended:
                 self._paused = True
                 self._loop.remove_reader(self._socket)
+                return
+        self._watch()
 
     async def _begin(self, messages: Sequence[Buffer]) -> None:
         await self._take(messages)
         if self._paused and self._socket.fileno() >= 0:
             self._paused = False
             self._loop.add_reader(self._socket, self._readable)
+            self._watch()
+
+    def _watch(self) -> None:
+        """See to it that a message whose beginning is there comes to its end."""
+        if self._overdue is None and self._incoming is not None and self._incoming.amid:
+            self._overdue = self._loop.call_later(PATIENCE, self._late)
+
+    def _unwatch(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    def _late(self) -> None:
+        self._refuse(OverloadedError(f"a message must come within {PATIENCE:g} s"))
+
+    def _refuse(self, error: LossError) -> None:
+        """Receive nothing more: the stream ends."""
+        self._loop.remove_reader(self._socket)
+        self._broken(error)
 
     async def _room(self) -> None:
         """Wait until something can be sent, or the end."""
@@ -120,6 +148,7 @@ class Bypass:
         await self._writable
 
     def _has_room(self) -> None:
-        self._loop.remove_writer(self._socket)
+        if self._socket.fileno() >= 0:
+            self._loop.remove_writer(self._socket)
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)

@@ -31,7 +31,7 @@ class Outbox:
 
     Parameters:
         write: sends a message that is joined of these; returns once the line has taken it.
-        unread: called if the client does not read.
+        unread: called if the client does not read; then to call `end`.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Outbox:
             overdue = loop.call_later(PATIENCE, self._unread)
             try:
                 await self._write(message)
-            except Exception:  # noqa: BLE001  (whatever it is, nobody is there to be told)
-                self.end()
+            except Exception:  # noqa: BLE001  (whatever it is, this message is not read)
+                self._unread()
             finally:
                 overdue.cancel()
             del message

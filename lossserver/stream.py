@@ -11,21 +11,19 @@ and when the server ends; what has come is answered before.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from lossserver.bypass import Bypass
 from lossserver.calls import Calls
 from lossserver.front import Context, Front, abort, connection_of, tenant_of
 from lossserver.outbox import PATIENCE, Outbox
 from lossserver.regions import Regions
 from lossserver.told import told
 from lossserver.turns import turns
+from lossserver.ways import Ways
 from losswire import streaming
-from losswire.bypass import LONGEST
 from losswire.errors import (
     DrainingError,
     LossError,
@@ -80,15 +78,15 @@ class _Stream:
         self._front = front
         self._context = context
         self._regions = Regions(front.shared)
-        self._outbox = Outbox(self._write, self._unread)
+        self._ways = Ways(context, front.shared)
+        self._outbox = Outbox(self._ways.write, self._unread)
         self._changed = asyncio.Event()
         self._calls = Calls(
             front, tenant_of(context), self._regions, self._outbox, self._changed.set
         )
         self._beside: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[Any] | None = None
-        self._bypass: Bypass | None = None
-        # Messages that came by it and that are being begun with.
+        # Messages that came by the bypass and that are being begun with.
         self._taking = 0
         # Regions asked for, of which the client does not know yet what became of them.
         self._opening = 0
@@ -108,13 +106,14 @@ class _Stream:
             while self._calls.count or self._taking:
                 await self._change()
         finally:
+            self._over = True
+            self._changed.set()
             for task in self._beside:
                 task.cancel()
             self._calls.end()
             self._outbox.end()
             self._regions.end()
-            if self._bypass is not None:
-                self._bypass.end()
+            self._ways.end()
         return self._why
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -156,6 +155,7 @@ class _Stream:
                 if not self._over:
                     await self._take(message)
                     await self._room()
+                    await asyncio.sleep(0)  # it may be one of thousands; others have a turn
         finally:
             self._taking -= 1
             self._changed.set()
@@ -173,8 +173,8 @@ class _Stream:
             for opened in asked.opened:
                 self._start(self._open(pb.OpenRegion.FromString(opened)))
                 self._opening += 1
-            if asked.bypass:
-                self._make_bypass()
+            if asked.bypass and (name := self._ways.bypass(self._take_all, self._end)):
+                self._outbox.put(streaming.written_bypass(name), lambda: None)
             await self._begin(asked)
         except DecodeError:
             self._end(MessageError("must be a losswire.v1.OpenRegion", field="open"))
@@ -208,21 +208,6 @@ class _Stream:
         except Exception as error:  # noqa: BLE001  (whatever it is, the client is told)
             _, region.status = to_status(told(error))
         self._outbox.put(streaming.written_region(region.SerializeToString()), self._opened)
-
-    def _make_bypass(self) -> None:
-        """Offer the client a bypass, if it has none and there can be one."""
-        if self._bypass is None and self._front.shared.offered:
-            with contextlib.suppress(OSError):  # then all goes on by gRPC
-                self._bypass = Bypass(self._take_all, self._end)
-                self._outbox.put(streaming.written_bypass(self._bypass.name), lambda: None)
-
-    async def _write(self, written: Sequence[Buffer]) -> None:
-        """Send a message, the way that the client uses."""
-        bypass = self._bypass
-        if bypass is not None and bypass.used and sum(map(len, written)) <= LONGEST:
-            await bypass.write(written)
-        else:
-            await self._context.write(b"".join(written))
 
     def _opened(self) -> None:
         self._opening -= 1

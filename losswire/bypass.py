@@ -47,6 +47,11 @@ class Incoming:
         self._long: memoryview | None = None
         self._there = 0
 
+    @property
+    def amid(self) -> bool:
+        """Whether the beginning of a message is there, and not all of it."""
+        return self._held > 0 or self._long is not None
+
     def room(self) -> memoryview:
         """Where the next bytes are to be put; it is not empty."""
         if self._long is not None:

@@ -85,7 +85,7 @@ def taken(name: str, timeout: float = OFFERED) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(timeout)
         asking.connect(str(FOLDER / name))
-        _, descriptors, _, _ = socket.recv_fds(asking, 1, 1)
+        _, descriptors, _, _ = socket.recv_fds(asking, 1, 1, socket.MSG_CMSG_CLOEXEC)
     if not descriptors:
         raise OSError("a file descriptor must come from the socket that offers it")
     return descriptors[0]

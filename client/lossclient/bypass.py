@@ -1,5 +1,6 @@
 """The client's end of a bypass: a Unix socket to a server on the same machine."""
 
+import errno
 import os
 import select
 import socket
@@ -26,7 +27,12 @@ class Bypass:
 
     def __init__(self, name: str) -> None:
         self._pid = os.getpid()
-        self._socket = socket.socket(fileno=offer.taken(name))
+        descriptor = offer.taken(name)
+        try:
+            self._socket = socket.socket(fileno=descriptor)
+        except OSError:  # it is none
+            os.close(descriptor)
+            raise
         self._socket.setblocking(True)
         # In a forked child, too, which has a copy of it and nobody to close it.
         weakref.finalize(self, self._socket.close)
@@ -48,8 +54,10 @@ class Bypass:
         """Send what the line takes of these now, and what is left; None if it takes nothing.
 
         Raises:
-            OSError: the server has hung up.
+            OSError: the server has hung up, or the bypass is the parent's, of a forked child.
         """
+        if self._pid != os.getpid():
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         try:
             count = self._socket.sendmsg(buffers[:_MOST_BUFFERS], (), socket.MSG_DONTWAIT)
         except BlockingIOError:

@@ -10,6 +10,7 @@ Threads, of one stream:
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from lossclient.bypass import Bypass
 from lossclient.ended import EndedError, TooLongError, UnservedError
+from lossclient.forking import starting
 from lossclient.line import SERVICE, Line
 from lossclient.outgoing import Outgoing
 from losswire import streaming
@@ -33,7 +35,7 @@ from losswire.streaming import Told
 from losswire.tensor import Buffer
 
 #: Seconds within which, of a stream that ends, both ways do.
-BOTH = 5.0
+BOTH = 1.0
 
 _thread = threading.local()
 
@@ -74,6 +76,7 @@ class Carrier:
         if AVAILABLE:
             self.outgoing.put(streaming.written_wish())
         method: Any = line.channel().stream_stream(SERVICE + "ComputeStream")
+        starting()
         self._call = method(self.outgoing.messages())
         # Whoever forgets to close a client has no stream left over from it.
         self._forgotten = weakref.finalize(line, _end, self._call, self.outgoing)
@@ -99,6 +102,7 @@ class Carrier:
             over: LossError = EndedError(f"{self._target} has ended the stream")
         except (MessageError, DecodeError):
             over = _no_message()
+            self.end()
         except grpc.RpcError as error:
             over = self._broken or self._why(error)
         self._ended.set()
@@ -124,11 +128,13 @@ class Carrier:
                 self._heard(message)
         except (MessageError, MessageTooLargeError, DecodeError):
             self._broken = _no_message()
-        self._drained.set()
-        self.outgoing.leave(bypass)
-        # How the stream ends gRPC says; and if it does not, it is over all the same.
-        if self._broken or not self._ended.wait(BOTH):
-            self.end()
+        finally:
+            bypass.end()
+            self.outgoing.leave(bypass)
+            self._drained.set()
+            # How the stream ends gRPC says; and if it does not, it is over all the same.
+            if self._broken or not self._ended.wait(BOTH):
+                self.end()
 
     def _heard(self, message: Buffer) -> None:
         told = streaming.read_told(message)
@@ -142,7 +148,8 @@ class Carrier:
                 name="lossclient-bypass",
                 daemon=True,
             )
-            beside.start()
+            with suppress(RuntimeError):  # no thread more: all goes on by gRPC
+                beside.start()
 
     def _why(self, error: grpc.RpcError) -> LossError:
         line = self._line()

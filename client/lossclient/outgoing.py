@@ -73,7 +73,8 @@ class Outgoing:
 
     def go_by(self, bypass: Bypass) -> None:
         """Send by a bypass from now on, but for what is too long for it."""
-        self._bypass = bypass
+        with self._sending:
+            self._bypass = bypass
 
     def leave(self, bypass: Bypass) -> None:
         """Send nothing more by a bypass: it has ended, and so will the stream."""
@@ -87,16 +88,16 @@ class Outgoing:
     def messages(self) -> Iterator[bytes]:
         """What is to go by gRPC, until the end."""
         while self._bell.get() is not None:
-            bypass = self._bypass
-            if bypass is None:
-                if self._waiting:
-                    yield b"".join(self._next().written)
-            elif self._long:
-                yield b"".join(self._long.popleft())
-            else:
-                bypass.wait()
-                self._full = False
-                self._send(bypass)
+            with self._sending:
+                bypass = self._bypass
+                found = self._by_grpc()
+            if bypass is not None:
+                if not found:
+                    bypass.wait()
+                    self._full = False
+                self._send(bypass)  # also what was left here while we held the lock
+            if found:
+                yield b"".join(found)
 
     def _put(self, bundle: _Bundle) -> None:
         self._waiting.append(bundle)
@@ -105,6 +106,12 @@ class Outgoing:
             self._bell.put(True)
         else:
             self._send(bypass)
+
+    def _by_grpc(self) -> list[Buffer]:
+        """What is to go by gRPC now; nothing if there is nothing."""
+        if self._bypass is not None:
+            return self._long.popleft() if self._long else []
+        return self._next().written if self._waiting else []
 
     def _next(self) -> _Bundle:
         """What waits, up to a message."""
@@ -125,6 +132,9 @@ class Outgoing:
                 return  # who holds it looks again, after
             try:
                 self._send_some(bypass)
+            except BaseException:
+                bypass.end()  # what was not sent is lost, perhaps others' calls: the stream must end
+                raise
             finally:
                 self._sending.release()
 

@@ -1,5 +1,6 @@
 """How a thread waits for what another one finds."""
 
+import threading
 import time
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
@@ -70,10 +71,12 @@ class Gathering(Waiting[None], Generic[T]):
         super().__init__()
         self.all: list[T | LossError | None] = [None] * count
         self._left = count
+        self._lock = threading.Lock()
 
     def settle_one(self, place: int, found: T | LossError) -> None:
-        """Note one. By one thread only."""
+        """Note one."""
         self.all[place] = found
-        self._left -= 1
+        with self._lock:
+            self._left -= 1
         if not self._left:
             self.settle(None)

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 import lossclient
+from lossclient import carrier
 from lossclient.stream import Stream
+from losswire.offer import AVAILABLE
 from tests.conftest import PATIENCE
 
 L1 = {"type": "L1Loss"}
@@ -36,9 +38,10 @@ def ours():
     return [one for one in threading.enumerate() if one.name == "lossclient-stream"]
 
 
-@pytest.fixture
-def connect():
+@pytest.fixture(params=[True, False], ids=["by the bypass", "by gRPC"])
+def connect(request, monkeypatch):
     """Connects clients, and closes them."""
+    monkeypatch.setattr(carrier, "AVAILABLE", request.param and AVAILABLE)
     opened = []
 
     def connected(target, **options):
@@ -338,3 +341,24 @@ def test_a_process_may_end_with_calls_in_flight(serve):
     )
 
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+FORKS_AT_ONCE = """
+import os, sys, time
+import numpy as np, lossclient
+from lossclient import forking
+client = lossclient.connect(sys.argv[1])
+future = client.submit(dict(type="L1Loss"), np.ones(4, np.float32), np.zeros(4, np.float32))
+child = os.fork()
+if not child:
+    os._exit(0 if time.monotonic() - forking._started >= forking.SETTLED else 1)
+assert future.result().loss == 1.0
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_a_fork_waits_for_a_stream_that_opens(server):
+    """Whatever gRPC has registered for forks before; else some children never get an answer."""
+    subprocess.run(  # noqa: S603  (our own command)
+        [sys.executable, "-c", FORKS_AT_ONCE, server.target], timeout=PATIENCE, check=True
+    )
