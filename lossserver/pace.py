@@ -11,6 +11,8 @@ What it says is used to refuse a call, so where it does not know it says less:
 - While all batches had about the same size, nothing can tell a from b. Then it
   says the least that both of them can be: for a larger batch no more than for
   that size, for a smaller one its share.
+- Of a batch that is much larger than any so far it says what one of FAR times their mean takes: of
+  batches of a few elements each the slope is noise, which would become minutes.
 - What refused DOUBT jobs in a row is forgotten: it would refuse for ever, and never learn better.
 
 No clock in here. Threads may share one without a lock: a fit is replaced, never
@@ -37,6 +39,9 @@ DOUBT = 16
 
 #: Seconds that a batch takes at least: of 0 nothing is twice.
 RESOLUTION = 1e-6
+
+#: Times the mean of the sizes seen, up to which something follows from them.
+FAR = 16.0
 
 #: Sizes differ that stray from their mean by this part of it, as a standard deviation.
 DIFFERENT = 0.1
@@ -69,7 +74,7 @@ class _Fit:
         """The least that a batch of so many elements should take."""
         if self._one_size():
             return self.seconds * min(1.0, elements / max(self.elements, 1.0))
-        return self._on_line(elements)
+        return self._on_line(min(elements, FAR * self.elements))
 
     def most(self, elements: int) -> float:
         """The most that it should."""
@@ -80,7 +85,7 @@ class _Fit:
     def _one_size(self) -> bool:
         return self.variance <= (DIFFERENT * self.elements) ** 2
 
-    def _on_line(self, elements: int) -> float:
+    def _on_line(self, elements: float) -> float:
         # Through the means, and neither a nor b below 0.
         slope = min(max(self.covariance / self.variance, 0.0), self.seconds / self.elements)
         return max(self.seconds + slope * (elements - self.elements), 0.0)

@@ -88,7 +88,7 @@ class _Stream:
         self._reading: asyncio.Task[Any] | None = None
         # Messages that came by the bypass and that are being begun with.
         self._taking = 0
-        # Regions asked for, of which the client does not know yet what became of them.
+        # Regions asked for, and the bypass, of which the client does not know yet what became of them.
         self._opening = 0
         self._over = False
         self._why: LossError | None = None
@@ -103,7 +103,8 @@ class _Stream:
                 await self._take(message)
                 del message  # which may be large, and the next long in coming
             self._over = True
-            while self._calls.count or self._taking:
+            # gRPC may never end a stream that is left amid a write.
+            while self._calls.count or self._opening or self._taking:
                 await self._change()
         finally:
             self._over = True
@@ -151,11 +152,13 @@ class _Stream:
         """Begin with what came by the bypass; returns once there is room for more."""
         self._taking += 1
         try:
-            for message in streaming.joined(messages, self._front.limits.max_message_bytes):
+            most = self._front.limits.max_message_bytes
+            for place, message in enumerate(streaming.joined(messages, most)):
+                if place:
+                    await asyncio.sleep(0)  # there may be thousands; others have a turn
                 if not self._over:
                     await self._take(message)
                     await self._room()
-                    await asyncio.sleep(0)  # it may be one of thousands; others have a turn
         finally:
             self._taking -= 1
             self._changed.set()
@@ -174,7 +177,8 @@ class _Stream:
                 self._start(self._open(pb.OpenRegion.FromString(opened)))
                 self._opening += 1
             if asked.bypass and (name := self._ways.bypass(self._take_all, self._end)):
-                self._outbox.put(streaming.written_bypass(name), lambda: None)
+                self._opening += 1
+                self._outbox.put(streaming.written_bypass(name), self._opened)
             await self._begin(asked)
         except DecodeError:
             self._end(MessageError("must be a losswire.v1.OpenRegion", field="open"))

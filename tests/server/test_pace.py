@@ -46,6 +46,13 @@ def test_of_one_size_the_least_is_said_of_others():
     assert learned(*[(0, 0.5)] * KNOWN).seconds("focal", 9) == pytest.approx(0.5)
 
 
+def test_a_few_tiny_batches_say_nothing_of_a_huge_one():
+    """Of 4 to 12 elements the difference is noise; it must not become minutes of a million."""
+    pace = learned(*((n, 0.0002 + 0.00001 * n) for n in (4, 8, 12, 4, 8, 12, 4, 8)))
+
+    assert pace.seconds("focal", 1_000_000) < 0.01
+
+
 def test_slow_starts_are_forgotten():
     """Whatever the first batches took, four quick ones are believed."""
     pace = learned(*[(1000, 30.0)] * 9, *[(1000, 0.001)] * KNOWN)
