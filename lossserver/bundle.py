@@ -28,7 +28,7 @@ from lossserver.outline import Outline, outline
 from lossserver.pool import Pool
 from lossserver.tree import map_tensors, tensors
 from lossserver.wishes import NO_WISHES, to_bytes
-from losswire import streaming
+from losswire import saying
 from losswire.runs import MOST, Run
 from losswire.tensor import Buffer
 
@@ -184,4 +184,4 @@ def answers(job: Job, result: Result, decode_seconds: float, ids: Sequence[int])
     )
     header, _, _ = encode(replace(result, computed=first), decode_seconds)
     columns: list[Any] = [to_bytes(one).buffer for one in tensors([losses, grads])]
-    return streaming.written_answers(ids, header, columns)
+    return saying.answers(ids, header, columns)

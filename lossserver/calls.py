@@ -21,7 +21,7 @@ from lossserver.pool import Pool
 from lossserver.regions import Regions
 from lossserver.told import let_go, statuses
 from lossserver.work import Work
-from losswire import frame, streaming
+from losswire import frame, saying
 from losswire.errors import DeadlineError, MessageError, OverloadedError
 from losswire.frame import Parts
 from losswire.runs import Run
@@ -113,7 +113,7 @@ class Calls:
         self._front.metrics.shed("overloaded")
         self._front.metrics.called("", code)
         self.count += 1
-        self._outbox.put(streaming.written_status(number, status), self._refused)
+        self._outbox.put(saying.status(number, status), self._refused)
 
     def _refused(self) -> None:
         self.count -= 1
@@ -175,7 +175,7 @@ class Calls:
             )
             if together is not None:
                 return await together(asker, front.pool)
-            return streaming.written_answer(called.id, await self._reply(called, asker))
+            return saying.answer(called.id, await self._reply(called, asker))
         finally:
             front.door.leave(self._tenant)
 

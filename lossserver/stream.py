@@ -23,7 +23,7 @@ from lossserver.regions import Regions
 from lossserver.told import told
 from lossserver.turns import turns
 from lossserver.ways import Ways
-from losswire import streaming
+from losswire import saying, streaming
 from losswire.errors import (
     DrainingError,
     LossError,
@@ -178,7 +178,7 @@ class _Stream:
                 self._opening += 1
             if asked.bypass and (name := self._ways.bypass(self._take_all, self._end)):
                 self._opening += 1
-                self._outbox.put(streaming.written_bypass(name), self._opened)
+                self._outbox.put(saying.bypass(name), self._opened)
             await self._begin(asked)
         except DecodeError:
             self._end(MessageError("must be a losswire.v1.OpenRegion", field="open"))
@@ -211,7 +211,7 @@ class _Stream:
             region.name = await self._regions.open(asked)
         except Exception as error:  # noqa: BLE001  (whatever it is, the client is told)
             _, region.status = to_status(told(error))
-        self._outbox.put(streaming.written_region(region.SerializeToString()), self._opened)
+        self._outbox.put(saying.region(region.SerializeToString()), self._opened)
 
     def _opened(self) -> None:
         self._opening -= 1

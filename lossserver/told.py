@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lossserver.faults import is_full, out_of_memory
 from lossserver.outline import refused
 from lossserver.registry import RefusedError
-from losswire import streaming
+from losswire import saying
 from losswire.errors import InternalError, LossError
 from losswire.status import to_status
 from losswire.tensor import Buffer
@@ -33,7 +33,7 @@ def statuses(ids: Sequence[int], error: Exception) -> tuple[str, str, list[Buffe
     what = told(error)
     let_go(error)
     code, status = to_status(what)
-    written = [buffer for number in ids for buffer in streaming.written_status(number, status)]
+    written = [buffer for number in ids for buffer in saying.status(number, status)]
     return code, str(what), written
 
 

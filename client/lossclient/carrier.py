@@ -21,7 +21,7 @@ from lossclient.ended import EndedError, TooLongError, UnservedError
 from lossclient.forking import starting
 from lossclient.line import SERVICE, Line
 from lossclient.outgoing import Outgoing
-from losswire import streaming
+from losswire import saying, streaming
 from losswire.errors import (
     CancelledError,
     InternalError,
@@ -74,7 +74,7 @@ class Carrier:
         self._ended = threading.Event()
         self.outgoing = Outgoing()
         if AVAILABLE:
-            self.outgoing.put(streaming.written_wish())
+            self.outgoing.put(saying.wish())
         method: Any = line.channel().stream_stream(SERVICE + "ComputeStream")
         starting()
         self._call = method(self.outgoing.messages())

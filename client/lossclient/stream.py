@@ -17,7 +17,7 @@ from lossclient.ended import UnservedError, told_by
 from lossclient.giving_up import current
 from lossclient.line import Line
 from lossclient.waiting import Gathering, Waiting
-from losswire import frame, streaming
+from losswire import frame, saying
 from losswire.errors import DeadlineError, InternalError, LossError, MessageError
 from losswire.frame import Parts
 from losswire.streaming import Answered, Told
@@ -76,7 +76,7 @@ class Stream:
             for place in range(len(calls))
         ]
         self._outgoing.put_together(
-            streaming.written_call(number, timeout, parts)
+            saying.call(number, timeout, parts)
             for number, parts in zip(numbers, calls, strict=True)
         )
         told: LossError | None
@@ -103,7 +103,7 @@ class Stream:
             LossError: the stream is over.
         """
         number = self._expect(settle)
-        self._outgoing.put(streaming.written_call(number, timeout, parts, answer))
+        self._outgoing.put(saying.call(number, timeout, parts, answer))
         self._check([number])
         return number
 
@@ -111,7 +111,7 @@ class Stream:
         """Wait for a call no longer, and whether it was waited for; it is not settled after that."""
         if self._flying.pop(number, None) is None:
             return False
-        self._outgoing.put(streaming.written_cancelled([number]))
+        self._outgoing.put(saying.cancelled([number]))
         return True
 
     def read(self, outcome: Answered | LossError, timeout: float | None) -> Parts:
@@ -142,7 +142,7 @@ class Stream:
         """
         asked = self._asked[number] = Waiting[pb.Region]()
         region = pb.OpenRegion(region=number, bytes=size)
-        self._outgoing.put(streaming.written_opened(region.SerializeToString()))
+        self._outgoing.put(saying.opened(region.SerializeToString()))
         if self._over is not None:
             asked.settle(self._over)
         there = asked.wait(timeout)
@@ -158,7 +158,7 @@ class Stream:
 
     def close_region(self, number: int) -> None:
         """Use a region no longer."""
-        self._outgoing.put(streaming.written_closed(number))
+        self._outgoing.put(saying.closed(number))
 
     def close(self) -> None:
         """End the stream. Calls in flight end with CancelledError."""

@@ -14,7 +14,7 @@ import grpc
 from google.rpc import status_pb2
 from grpc.aio import AioRpcError, Metadata
 
-from losswire import frame, streaming
+from losswire import frame, saying, streaming
 from losswire.frame import Parts
 from losswire.streaming import Answered
 from losswire.tensor import Buffer
@@ -48,13 +48,13 @@ class Streamed:
             self._beside = [asyncio.create_task(one(call)) for one in (self._write, self._read)]
         number = next(self._numbers)
         answered = self._flying[number] = asyncio.get_running_loop().create_future()
-        self._waiting += streaming.written_call(number, timeout, _parts(message))
+        self._waiting += saying.call(number, timeout, _parts(message))
         self._some.set()
         try:
             async with asyncio.timeout(timeout):
                 answer = await answered
         except TimeoutError:
-            self._waiting += streaming.written_cancelled([number])
+            self._waiting += saying.cancelled([number])
             raise _failed(grpc.StatusCode.DEADLINE_EXCEEDED) from None
         finally:
             self._flying.pop(number, None)

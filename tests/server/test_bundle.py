@@ -18,7 +18,7 @@ from lossserver.job import Result
 from lossserver.losses.loss import Call
 from lossserver.registry import LOSSES, RefusedError
 from lossserver.tree import map_tensors, tensors
-from losswire import streaming
+from losswire import saying, streaming
 from losswire.errors import RequestError
 from losswire.frame import Parts
 from tests.losses.calls import CPU, floats, poisoned, unreduced
@@ -63,7 +63,7 @@ MSE = {"type": "MSELoss"}
 
 def message_of(parts):
     """The message with these calls."""
-    written = [streaming.written_call(number, None, one) for number, one in enumerate(parts)]
+    written = [saying.call(number, None, one) for number, one in enumerate(parts)]
     return b"".join(b"".join(one) for one in written)
 
 

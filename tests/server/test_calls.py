@@ -16,8 +16,9 @@ from lossserver.regions import Regions
 from lossserver.tree import map_tensors
 from lossserver.turns import turns
 from losswire.errors import MessageError
+from losswire.saying import call as written_call
 from losswire.status import from_status
-from losswire.streaming import Called, read_asked, read_told, written_call
+from losswire.streaming import Called, read_asked, read_told
 from losswire.tensor import Buffer
 from losswire.v1 import loss_pb2 as pb
 from tests.conftest import PATIENCE

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from losswire import frame, runs, streaming
+from losswire import frame, runs, saying, streaming
 from losswire.errors import MessageError
 from losswire.frame import Parts, varint
 from losswire.runs import MOST, MOST_HEADER, MOST_OF_FEW, MOST_PAYLOADS, Run
@@ -139,10 +139,10 @@ def places_of(several):
 
 
 BETWEEN = [
-    streaming.written_cancelled([7, 300]),
+    saying.cancelled([7, 300]),
     [b"\x10\x05"],
-    streaming.written_opened(pb.OpenRegion(region=5).SerializeToString()),
-    streaming.written_closed(9),
+    saying.opened(pb.OpenRegion(region=5).SerializeToString()),
+    saying.closed(9),
 ]
 MIXES = st.lists(SEVERAL | st.none(), max_size=6)
 
@@ -159,7 +159,7 @@ def asked_by(mix):
 def told_by(mix):
     """The message with these answers, and in place of None a status and a region."""
     region = pb.Region(region=1, name="n").SerializeToString()
-    between = b"".join([*streaming.written_status(2, b"why"), *streaming.written_region(region)])
+    between = b"".join([*saying.status(2, b"why"), *saying.region(region)])
     return b"".join(between if one is None else b"".join(one.written(0x12)) for one in mix)
 
 
@@ -333,7 +333,7 @@ def test_answers_that_are_alike_are_written_as_each_by_itself(ids, sizes):
     """Byte for byte; and read again they are a run."""
     header = pb.ResultHeader(metrics=["acc"]).SerializeToString()
     columns = [random.Random(size).randbytes(size * len(ids)) for size in sizes]  # noqa: S311
-    together = b"".join(streaming.written_answers(ids, header, list(map(memoryview, columns))))
+    together = b"".join(saying.answers(ids, header, list(map(memoryview, columns))))
 
     def own(place):
         """The payloads of one of them."""
@@ -342,10 +342,7 @@ def test_answers_that_are_alike_are_written_as_each_by_itself(ids, sizes):
             for column, size in zip(columns, sizes, strict=True)
         ]
 
-    alone = [
-        streaming.written_answer(number, Parts(header, own(place)))
-        for place, number in enumerate(ids)
-    ]
+    alone = [saying.answer(number, Parts(header, own(place))) for place, number in enumerate(ids)]
     assert together == b"".join(chain.from_iterable(alone))
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from losswire import frame, streaming
+from losswire import frame, saying, streaming
 from losswire.errors import MessageError
 from losswire.frame import Parts
 from losswire.v1 import loss_pb2 as pb
@@ -23,7 +23,7 @@ def test_a_call_is_written_as_protobuf_has_it(number, timeout, shared):
     """Any protobuf library reads what is joined by hand."""
     span = pb.Span(region=7, offset=64, bytes=3) if shared else None
     answer = span.SerializeToString() if span else b""
-    written = b"".join(streaming.written_call(number, timeout, PARTS, answer))
+    written = b"".join(saying.call(number, timeout, PARTS, answer))
 
     read = pb.ComputeStreamRequest.FromString(written)
     call = pb.StreamCall(id=number, timeout=timeout, answer=span, request=REQUEST)
@@ -53,11 +53,11 @@ def test_a_message_of_protobuf_is_read(cancelled, closed):
 def test_what_was_joined_is_read_as_one_message():
     """Messages add up: that is how several calls go out together."""
     written = [
-        *streaming.written_call(1, None, PARTS),
-        *streaming.written_cancelled([4, 300]),
-        *streaming.written_closed(9),
-        *streaming.written_opened(pb.OpenRegion(region=5).SerializeToString()),
-        *streaming.written_call(2, 1.0, PARTS),
+        *saying.call(1, None, PARTS),
+        *saying.cancelled([4, 300]),
+        *saying.closed(9),
+        *saying.opened(pb.OpenRegion(region=5).SerializeToString()),
+        *saying.call(2, 1.0, PARTS),
     ]
     asked = streaming.read_asked(b"".join(written))
 
@@ -86,9 +86,9 @@ def test_answers_are_written_as_protobuf_has_them():
     parts = Parts(response.header.SerializeToString(), [b"abc"], [])
     written = b"".join(
         [
-            *streaming.written_answer(300, parts),
-            *streaming.written_status(2, b"why"),
-            *streaming.written_region(pb.Region(region=1, name="n").SerializeToString()),
+            *saying.answer(300, parts),
+            *saying.status(2, b"why"),
+            *saying.region(pb.Region(region=1, name="n").SerializeToString()),
         ]
     )
 
@@ -178,8 +178,8 @@ def test_calls_that_come_one_by_one_are_joined():
 
 def test_a_bypass_is_asked_for_and_named():
     """As protobuf writes and reads it."""
-    wish = b"".join(streaming.written_wish())
-    told = b"".join(streaming.written_bypass("lossserver-1"))
+    wish = b"".join(saying.wish())
+    told = b"".join(saying.bypass("lossserver-1"))
 
     assert wish == pb.ComputeStreamRequest(bypass=True).SerializeToString()
     assert streaming.read_asked(wish).bypass
