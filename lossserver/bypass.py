@@ -13,6 +13,7 @@ from typing import Any
 
 from lossserver.begun import Begun
 from lossserver.offering import offered
+from lossserver.told import told
 from losswire import bypass
 from losswire.errors import LossError, MessageTooLargeError, OverloadedError
 from losswire.tensor import Buffer
@@ -33,8 +34,8 @@ class Bypass:
     """The bypass of one stream.
 
     Parameters:
-        take: begins with messages; returns when others may come, and raises nothing.
-        broken: told of what is no message.
+        take: begins with messages; returns when others may come.
+        broken: told why there can be no more of them.
 
     Attributes:
         name: what the client is to ask for.
@@ -117,7 +118,11 @@ class Bypass:
         self._watch()
 
     async def _begin(self, messages: Sequence[Buffer]) -> None:
-        await self._take(messages)
+        try:
+            await self._take(messages)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the client is told)
+            self._refuse(told(error))
+            return
         if self._paused and self._socket.fileno() >= 0:
             self._paused = False
             self._loop.add_reader(self._socket, self._readable)
@@ -138,7 +143,8 @@ class Bypass:
 
     def _refuse(self, error: LossError) -> None:
         """Receive nothing more: the stream ends."""
-        self._loop.remove_reader(self._socket)
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
         self._broken(error)
 
     async def _room(self) -> None:

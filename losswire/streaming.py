@@ -119,7 +119,7 @@ def read_asked(message: Buffer) -> Asked:
             own += _packed(value, len(own))
     cancelled = [one & _64_BITS for one in numbers[_CANCELLED]]
     closed = [one & _32_BITS for one in numbers[_CLOSED]]
-    return Asked(calls, cancelled, opened, closed, alike, bool(sum(numbers[_BYPASS][-1:])))
+    return Asked(calls, cancelled, opened, closed, alike, any(numbers[_BYPASS][-1:]))
 
 
 def joined(messages: Sequence[Buffer], most: int) -> Iterator[Buffer]:

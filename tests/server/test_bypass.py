@@ -293,6 +293,25 @@ def test_a_message_that_does_not_come_to_its_end_is_not_waited_for(monkeypatch):
     assert "must come within" in str(error)
 
 
+def test_what_cannot_be_begun_with_is_told():
+    """A mistake of ours ends the stream with an error, instead of a client that waits for ever."""
+
+    async def scenario():
+        broken = asyncio.get_running_loop().create_future()
+
+        async def take(_):
+            raise ZeroDivisionError
+
+        made = bypass.Bypass(take, broken.set_result)
+        with socket.socket(fileno=await asyncio.to_thread(offer.taken, made.name)) as theirs:
+            theirs.sendall(framed(b"message"))
+            error = await asyncio.wait_for(broken, PATIENCE)
+            made.end()
+        return error
+
+    assert isinstance(asyncio.run(scenario()), lossclient.InternalError)
+
+
 def test_of_many_messages_others_have_a_turn_between():
     """Also where nothing is in them: thousands fit into what is received at once."""
 
