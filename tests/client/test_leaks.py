@@ -16,8 +16,9 @@ L1 = {"type": "L1Loss"}
 ONE = np.ones((2, 3), np.float32)
 ZERO = np.zeros((2, 3), np.float32)
 
-#: Threads and descriptors that gRPC may have more or fewer of from one moment to the next.
-ABOUT = 8
+#: Threads and descriptors that there may be more or fewer of from one moment to the next: gRPC's own,
+#: and of some streams that are about to end, each of which has four threads.
+ABOUT = 16
 
 
 class Relay:
