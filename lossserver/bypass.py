@@ -6,7 +6,6 @@ write       an answer goes out, as fast as the client takes it
 """
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -17,9 +16,6 @@ from lossserver.told import told
 from losswire import bypass
 from losswire.errors import LossError, MessageTooLargeError, OverloadedError
 from losswire.tensor import Buffer
-
-#: Buffers that the kernel takes at a time.
-_MOST_BUFFERS = os.sysconf("SC_IOV_MAX")
 
 #: Bytes that may be under way in either direction: so many calls are received together.
 UNDER_WAY = 1 << 20
@@ -76,7 +72,7 @@ class Bypass:
         left = bypass.framed(written)
         while left:
             try:
-                left = bypass.unsent(left, self._socket.sendmsg(left[:_MOST_BUFFERS]))
+                left = bypass.unsent(left, self._socket.sendmsg(left[: bypass.MOST_BUFFERS]))
             except BlockingIOError:
                 await self._room()
 

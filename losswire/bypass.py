@@ -5,6 +5,7 @@ and the copies between them. Where client and server are on one machine a socket
 does without (docs/decisions/0017-a-bypass.md).
 """
 
+import os
 import struct
 from collections.abc import Sequence
 
@@ -19,6 +20,9 @@ LONGEST = 4 << 20
 
 #: Bytes that are received at a time: what fits is received together with its neighbours.
 FRONT = 256 << 10
+
+#: Buffers that the kernel takes at a time.
+MOST_BUFFERS = os.sysconf("SC_IOV_MAX")
 
 _LENGTH = struct.Struct("<Q")
 

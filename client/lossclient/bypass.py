@@ -11,9 +11,6 @@ from contextlib import suppress
 from losswire import bypass, offer
 from losswire.tensor import Buffer
 
-#: Buffers that the kernel takes at a time.
-_MOST_BUFFERS = os.sysconf("SC_IOV_MAX")
-
 
 class Bypass:
     """A bypass that a server has offered.
@@ -59,7 +56,7 @@ class Bypass:
         if self._pid != os.getpid():
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         try:
-            count = self._socket.sendmsg(buffers[:_MOST_BUFFERS], (), socket.MSG_DONTWAIT)
+            count = self._socket.sendmsg(buffers[: bypass.MOST_BUFFERS], (), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         return bypass.unsent(buffers, count)

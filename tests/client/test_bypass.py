@@ -204,15 +204,21 @@ def meet(client):
         client.compute({"type": "Nope"}, ONE, ZERO)
 
 
+def waiting(client, count, **more):
+    """Calls that have gone by the bypass and wait there for company: the loss of each is its number."""
+    meet(client)
+    bypass_of(client)
+    pred = np.ones(20_000, np.float32)
+    futures = [client.submit(L1, pred * i, 0 * pred, **more) for i in range(count)]
+    meet(client)
+    return futures
+
+
 def test_a_killed_server_is_gone_at_once(serve):
     """Its calls end with its process, and do not wait for their timeouts."""
     server = serve("--max-wait", "50")
     with lossclient.connect(server.target, on_unavailable="raise") as client:
-        meet(client)
-        bypass_of(client)
-        pred = np.ones(20_000, np.float32)
-        futures = [client.submit(L1, pred, pred, timeout=600) for _ in range(3)]
-        meet(client)
+        futures = waiting(client, 3, timeout=600)
         server.stop(signal.SIGKILL)
 
         for one in futures:
@@ -223,11 +229,7 @@ def test_a_stopped_server_answers_what_it_has(serve):
     """Answers that come by the bypass while gRPC says that the stream is over are not lost."""
     server = serve("--max-wait", "50")
     with lossclient.connect(server.target, on_unavailable="raise") as client:
-        meet(client)
-        bypass_of(client)
-        pred = np.ones(20_000, np.float32)
-        futures = [client.submit(L1, pred * i, 0 * pred) for i in range(20)]
-        meet(client)
+        futures = waiting(client, 20)
         server.stop(signal.SIGTERM)
 
         found = [one.result(PATIENCE).loss for one in futures]
@@ -238,11 +240,7 @@ def test_a_client_that_is_closed_ends_its_calls(serve):
     """At once, with CancelledError; and the server is told."""
     server = serve("--max-wait", "50")
     client = lossclient.connect(server.target)
-    meet(client)
-    bypass_of(client)
-    pred = np.ones(20_000, np.float32)
-    future = client.submit(L1, pred, pred)
-    meet(client)
+    (future,) = waiting(client, 1)
     client.close()
 
     assert isinstance(future.exception(PATIENCE), lossclient.CancelledError)

@@ -10,6 +10,7 @@ from lossclient.call import encode_call
 from losswire.layout import layout
 from losswire.status import DETAILS, from_status
 from losswire.v1 import loss_pb2 as pb
+from tests.server.talk import method_of
 
 CE = {"type": "CrossEntropyLoss"}
 
@@ -22,13 +23,7 @@ class Talk:
     def __init__(self, target, timeout=PATIENCE):
         self._channel = grpc.insecure_channel(target)
         self._to_send = queue.SimpleQueue()
-        method = self._channel.stream_stream(
-            "/losswire.v1.LossService/ComputeLarge",
-            request_serializer=lambda one: (
-                one if isinstance(one, bytes) else one.SerializeToString()
-            ),
-            response_deserializer=pb.ComputeLargeResponse.FromString,
-        )
+        method = method_of(self._channel, "ComputeLarge", pb.ComputeLargeResponse)
         self.call = method(iter(self._to_send.get, None), timeout=timeout)
 
     def say(self, *messages):

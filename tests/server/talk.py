@@ -1,6 +1,7 @@
 """A stream's client of another make: plain protobuf."""
 
 import queue
+from contextlib import contextmanager
 
 import grpc
 import numpy as np
@@ -20,19 +21,36 @@ def request_of(pred=1.0, config=L1, size=4):
     return pb.ComputeRequest.FromString(frame.write(*encode_call(config, inputs)))
 
 
+def method_of(channel, name, answer):
+    """A method of both directions, to which messages are sent as they are given, bytes as they are."""
+    return channel.stream_stream(
+        f"/losswire.v1.LossService/{name}",
+        request_serializer=lambda one: one if isinstance(one, bytes) else one.SerializeToString(),
+        response_deserializer=answer.FromString,
+    )
+
+
+@contextmanager
+def opening(kind, target):
+    """What opens streams of a kind, at that target or another; they are closed in the end."""
+    opened = []
+
+    def start(target=target):
+        opened.append(kind(target))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
 class Talk:
     """One stream. Messages are sent as they are given, bytes as they are."""
 
     def __init__(self, target):
         self._channel = grpc.insecure_channel(target, [("grpc.max_receive_message_length", -1)])
         self._to_send = queue.SimpleQueue()
-        method = self._channel.stream_stream(
-            "/losswire.v1.LossService/ComputeStream",
-            request_serializer=lambda one: (
-                one if isinstance(one, bytes) else one.SerializeToString()
-            ),
-            response_deserializer=pb.ComputeStreamResponse.FromString,
-        )
+        method = method_of(self._channel, "ComputeStream", pb.ComputeStreamResponse)
         self.call = method(iter(self._to_send.get, None))
 
     def say(self, *calls, **more):

@@ -20,7 +20,7 @@ from losswire.bypass import FRONT, LONGEST
 from losswire.v1 import loss_pb2 as pb
 from tests.conftest import PATIENCE
 from tests.server.pools import pool_of
-from tests.server.talk import Talk, error_of, loss_of, request_of
+from tests.server.talk import Talk, error_of, loss_of, opening, request_of
 
 pytestmark = pytest.mark.skipif(not offer.AVAILABLE, reason="needs Linux")
 
@@ -83,15 +83,8 @@ def framed(message):
 @pytest.fixture
 def beside(server):
     """Opens streams with a bypass, of the shared server or another."""
-    opened = []
-
-    def start(target=server.target):
-        opened.append(Beside(target))
-        return opened[-1]
-
-    yield start
-    for one in opened:
-        one.close()
+    with opening(Beside, server.target) as start:
+        yield start
 
 
 def calls(*preds, **more):

@@ -16,7 +16,7 @@ from lossserver import stream
 from losswire import frame
 from losswire.v1 import loss_pb2 as pb
 from losswire.v1 import loss_pb2_grpc
-from tests.server.talk import Talk, error_of, loss_of, request_of
+from tests.server.talk import Talk, error_of, loss_of, opening, request_of
 
 FOCAL = {"type": "FocalLoss"}
 SLOW = {"type": "BoundaryLoss"}
@@ -31,15 +31,8 @@ def labelled(*labels):
 @pytest.fixture
 def talk(server):
     """Opens streams of the shared server."""
-    opened = []
-
-    def start(target=server.target):
-        opened.append(Talk(target))
-        return opened[-1]
-
-    yield start
-    for one in opened:
-        one.close()
+    with opening(Talk, server.target) as start:
+        yield start
 
 
 def test_calls_are_answered_by_their_ids(talk):
