@@ -9,6 +9,7 @@ pyarrow: pip install '.[bench]'.
 
     home            eager torch in a plain process; kept: one that keeps its memory, too
     shared, ...     ours, by plane; the client keeps its memory unless it says plain
+    over TCP        ours, of a server that shares no memory, as none does on another machine
     echo            a bare grpc.aio server that sends the message back: no loss at all
     torch rpc       torch.distributed.rpc
     Flight          Arrow Flight; kept: with the same allocator settings as ours on both sides
@@ -49,7 +50,7 @@ AIMS = {
     ],
     "middle": [
         Aim(peer="shared", against="home", most=0.5),
-        Aim(peer="inline", against="home", most=1.0, orelse="pieces"),
+        Aim(peer="inline", against="home", most=1.0, orelse="over TCP"),
     ],
     "small": [
         Aim(peer="one caller", against="echo, one caller", most=1.0),
@@ -59,13 +60,14 @@ AIMS = {
 }
 
 
-def ours(case_: str, target: str) -> dict[str, tuple[str, ...]]:
-    """Our clients of one call at a time, by plane."""
+def ours(case_: str, target: str, far: str) -> dict[str, tuple[str, ...]]:
+    """Our clients of one call at a time, by plane; of a server here and one as if elsewhere."""
     client = ("ours", case_, target)
     planes = {plane: (*client, "--plane", plane, "--keep") for plane in ("shared", "pieces")}
     return {
         **planes,
         "inline": (*client, "--plane", "inline", "--keep"),
+        "over TCP": ("ours", case_, far, "--keep"),
         "auto": (*client, "--keep"),
         "auto, plain": client,
     }
@@ -142,13 +144,14 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         process("benchmarks.echo") as echo,
         process(*serve) as target,
+        process(*serve, "--max-shared-bytes", "0") as far,
     ):
         for name in case.CASES if args.only is None else {args.only} & case.CASES.keys():
             leave(folder, name)
             if name == "small":
                 commands = small(target, echo)
             else:
-                commands = others(name, echo) | ours(name, target)
+                commands = others(name, echo) | ours(name, target, far)
             runs = {one: 1 if one in MANY else RUNS[name] for one in commands}
             peers = measured(folder, commands, runs, args)
             title = f"{case.CASES[name].config['type']} {list(case.CASES[name].shape)} float32"

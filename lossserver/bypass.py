@@ -1,4 +1,4 @@
-"""A stream's messages over a Unix socket. On the event loop only.
+"""A stream's messages over a socket of their own. On the event loop only.
 
 Incoming    bytes that come become messages
 take        the stream begins with them; until it has, no more are received
@@ -26,22 +26,39 @@ PATIENCE = 30.0
 Take = Callable[[Sequence[Buffer]], Coroutine[Any, Any, None]]
 
 
-class Bypass:
-    """The bypass of one stream.
-
-    Parameters:
-        take: begins with messages; returns when others may come.
-        broken: told why there can be no more of them.
-
-    Attributes:
-        name: what the client is to ask for.
-        used: the client has it, and sends by it.
+def pair() -> tuple[socket.socket, str, Callable[[], None]]:
+    """Both ends of a Unix socket: ours, the name under which a client gets the other, what withdraws it.
 
     Raises:
         OSError: there can be none.
     """
+    near, far = socket.socketpair()
+    try:
+        for end in (near, far):
+            end.setblocking(False)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNDER_WAY)
+        return near, *offered(far.detach())
+    except BaseException:
+        near.close()
+        far.close()
+        raise
 
-    def __init__(self, take: Take, broken: Callable[[LossError], None]) -> None:
+
+class Bypass:
+    """The bypass of one stream.
+
+    Parameters:
+        line: our end of it, which does not block.
+        take: begins with messages; returns when others may come.
+        broken: told why there can be no more of them.
+
+    Attributes:
+        used: the client has it, and sends by it.
+    """
+
+    def __init__(
+        self, line: socket.socket, take: Take, broken: Callable[[LossError], None]
+    ) -> None:
         self._take = take
         self._broken = broken
         self._loop = asyncio.get_running_loop()
@@ -51,16 +68,7 @@ class Bypass:
         self._paused = False
         self._writable: asyncio.Future[None] | None = None
         self.used = False
-        self._socket, far = socket.socketpair()
-        try:
-            for end in (self._socket, far):
-                end.setblocking(False)
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNDER_WAY)
-            self.name, self._withdraw = offered(far.detach())
-        except BaseException:
-            self._socket.close()
-            far.close()
-            raise
+        self._socket = line
         self._loop.add_reader(self._socket, self._readable)
 
     async def write(self, written: Sequence[Buffer]) -> None:
@@ -78,7 +86,6 @@ class Bypass:
 
     def end(self) -> None:
         """Receive and send nothing more. May be called again."""
-        self._withdraw()
         self._unwatch()
         self.used = False
         self._incoming = None

@@ -22,15 +22,22 @@ class Listen:
         host: address to listen on: an IP address, "localhost", or "unix:/path" for a Unix socket.
         port: TCP port; 0 takes a free one and says which. A Unix socket has none.
         insecure: allow other machines to connect, unencrypted and unauthenticated.
+        direct_port: TCP port of the same address, for the pieces of large calls, which are faster
+            without gRPC; 0 has none. -1 takes a free one where only this machine can connect.
     """
 
     host: str = "127.0.0.1"
     port: int = 50051
     insecure: bool = False
+    direct_port: int = -1
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
             raise ValueError(f"port must be in 0..65535; given {self.port}")
+        if not -1 <= self.direct_port < 65536:
+            raise ValueError(f"direct_port must be in -1..65535; given {self.direct_port}")
+        if self.direct_port == self.port > 0:
+            raise ValueError(f"direct_port must be another than port; given {self.direct_port}")
 
     def target(self, port: int) -> str:
         """What a client calls it, if that is its port."""

@@ -11,6 +11,7 @@ from grpc.aio import ServicerContext
 from lossserver.account import Account
 from lossserver.admit import Admission, Limits
 from lossserver.config import Residence, Sharing
+from lossserver.direct import Direct
 from lossserver.door import Door
 from lossserver.held import Held
 from lossserver.metrics import Metrics
@@ -47,6 +48,7 @@ class Front:
         held: tensors that stay.
         shared: memory that clients of this machine may share.
         streams: how many each connection has open.
+        direct: connections over which pieces go without gRPC.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Front:
         metrics: Metrics,
         residence: Residence = NOWHERE,
         sharing: Sharing = NOTHING,
+        direct: Direct | None = None,
     ) -> None:
         self.pool = pool
         self.admission = admission
@@ -66,6 +69,7 @@ class Front:
         self.receiving = Receiving(limits)
         self.shared = SharedMemory(sharing, metrics)
         self.streams: Counter[str] = Counter()
+        self.direct = direct or Direct(None)
         self.held = Held(residence, time.monotonic, metrics)
 
 

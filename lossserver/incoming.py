@@ -8,20 +8,47 @@ out, and nothing is allocated that was not admitted.
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from typing import NamedTuple
 
+import numpy as np
+
+from lossserver.direct import MOMENT, Connection
 from lossserver.front import Context, connection_of
 from lossserver.receive import PATIENCE, Receiving
-from losswire import frame, piece
+from losswire import direct, frame, piece
 from losswire.errors import MessageError, OverloadedError
 from losswire.frame import Parts
-from losswire.piece import LEAST
+from losswire.piece import LARGEST, LEAST
 from losswire.tensor import Buffer
 
-#: Bytes that a piece may have. What a call in pieces holds is counted in pieces.
-LARGEST = 16 << 20
 
-#: Seconds after which gRPC has cancelled a call whose caller is gone: that seems to be its end at first.
-MOMENT = 0.05
+class _Next(NamedTuple):
+    """The piece that must come next.
+
+    Attributes:
+        payload: the number of its payload.
+        offset: where in that it begins, in bytes.
+        most: bytes that it has at most.
+    """
+
+    payload: int
+    offset: int
+    most: int
+
+    def check(self, payload: int, offset: int, length: int) -> None:
+        """Raise MessageError if another has come."""
+        if (payload, offset) != (self.payload, self.offset):
+            raise MessageError(
+                "pieces must come in order: all of pred's last, and without gaps; next is byte "
+                f"{self.offset} of payload {self.payload}",
+                given=f"byte {offset} of payload {payload}",
+            )
+        if not 0 < length <= self.most:
+            raise MessageError(
+                f"a piece must have 1 to {LARGEST} bytes, and end with its payload; here at most "
+                f"{self.most}",
+                given=f"{length} bytes",
+            )
 
 
 class Incoming:
@@ -30,26 +57,31 @@ class Incoming:
     Parameters:
         receiving: when a message comes in.
         context: whose messages they are.
+
+    Attributes:
+        connection: over which pieces come; None if they come by gRPC.
     """
 
     def __init__(self, receiving: Receiving, context: Context) -> None:
         self._receiving = receiving
         self._context = context
         self._peer = connection_of(context)
+        self.connection: Connection | None = None
         # Bytes that have come, and seconds that were waited for them.
         self._came = 0
         self._waited = 0.0
 
-    async def header(self) -> Parts:
-        """The first message: the header, and what is elsewhere.
+    async def header(self) -> tuple[Parts, bytes]:
+        """The first message: the header, and what is elsewhere; and what it says of a connection.
 
         Raises:
             MessageError: it is something else.
         """
-        parts = frame.read(await self._expected())
+        message = await self._expected()
+        parts = frame.read(message)
         if parts.payloads or not parts.header:
             raise MessageError("a large call must begin with its header, pieces come after it")
-        return parts
+        return parts, direct.name_in(message)
 
     async def whole(self, number: int, size: int) -> Buffer:
         """A payload of that number and size; a single piece is given as it came.
@@ -102,29 +134,40 @@ class Incoming:
         """
         at = 0
         while at < size:
-            message = await self._expected()
-            if not message:
-                raise MessageError(
-                    "a call must be whole",
-                    given=f"an end at byte {at} of {size} of payload {number}",
-                )
-            found = piece.read(message)
-            if (found.payload, found.offset) != (number, at):
-                raise MessageError(
-                    "pieces must come in order: all of pred's last, and without gaps; next is byte "
-                    f"{at} of payload {number}",
-                    given=f"byte {found.offset} of payload {found.payload}",
-                )
-            most = min(size - at, LARGEST)
-            if not 0 < len(found.content) <= most:
-                raise MessageError(
-                    f"a piece must have 1 to {LARGEST} bytes, and end with its payload; here at most "
-                    f"{most}",
-                    given=f"{len(found.content)} bytes",
-                )
-            at += len(found.content)
-            del message
-            yield found.content
+            expected = _Next(number, at, min(size - at, LARGEST))
+            if self.connection is None:
+                content = await self._by_message(expected, size)
+            else:
+                content = await self._by_connection(self.connection, expected)
+            at += len(content)
+            yield content
+            del content
+
+    async def _by_message(self, expected: _Next, size: int) -> Buffer:
+        message = await self._expected()
+        if not message:
+            raise MessageError(
+                "a call must be whole",
+                given=f"an end at byte {expected.offset} of {size} of payload {expected.payload}",
+            )
+        found = piece.read(message)
+        expected.check(found.payload, found.offset, len(found.content))
+        return found.content
+
+    async def _by_connection(self, connection: Connection, expected: _Next) -> Buffer:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                head = bytearray(direct.HEAD)
+                await connection.receive(memoryview(head))
+                payload, length = direct.read_head(head)
+                expected.check(payload, expected.offset, length)
+                content = np.empty(length, np.uint8).data
+                await connection.receive(content)
+        except TimeoutError:
+            raise OverloadedError(f"a piece must come within {PATIENCE:g} s; try again") from None
+        self._count(time.monotonic() - began, length)
+        return content
 
     async def end(self) -> None:
         """Return when the caller has sent all.
@@ -139,7 +182,7 @@ class Incoming:
         """The next message, where there should be one."""
         message = await self._message()
         if not message:
-            await asyncio.sleep(MOMENT)
+            await asyncio.sleep(MOMENT)  # the caller may be gone, which seems to be an end at first
         return message
 
     async def _message(self) -> bytes:
@@ -156,8 +199,17 @@ class Incoming:
             return message if isinstance(message, bytes) else b""
 
         message = await self._receiving.message(read, self._peer)
-        self._came += len(message)
+        self._count(0.0, len(message))
+        return message
+
+    def _count(self, waited: float, came: int) -> None:
+        """Count seconds that were waited, and bytes that came then.
+
+        Raises:
+            OverloadedError: the call comes so slowly that others must not wait for it.
+        """
+        self._waited += waited
+        self._came += came
         # A piece each PATIENCE is in time. But a byte is none: it would hold the call's place for ever.
         if self._waited > PATIENCE * (1 + self._came / LEAST):
             raise OverloadedError(f"each {LEAST} bytes of a call must come within {PATIENCE:g} s")
-        return message

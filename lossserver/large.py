@@ -52,17 +52,19 @@ class _Call(NamedTuple):
 
 
 async def _answer(front: Front, context: Context, asker: Asker) -> None:
-    incoming, outgoing = Incoming(front.receiving, context), Outgoing(context)
-    call = await _begun(front, incoming, asker)
-    job = await _unseen(call)
-    if job is not None:
-        await _streamed(job, call, incoming, outgoing, front)
-    else:
-        await _assembled(call, incoming, outgoing, front)
+    incoming = Incoming(front.receiving, context)
+    parts, direct = await incoming.header()
+    with front.direct.used(direct) as incoming.connection:
+        outgoing = Outgoing(context, incoming.connection)
+        call = await _begun(parts, front, incoming, asker)
+        job = await _unseen(call)
+        if job is not None:
+            await _streamed(job, call, incoming, outgoing, front)
+        else:
+            await _assembled(call, incoming, outgoing, front)
 
 
-async def _begun(front: Front, incoming: Incoming, asker: Asker) -> _Call:
-    parts = await incoming.header()
+async def _begun(parts: Parts, front: Front, incoming: Incoming, asker: Asker) -> _Call:
     place = asker.place
     pieces = layout(header_of(parts.header), len(parts.elsewhere))
     place.enter(pieces.bytes(pieces.others) + min(pieces.bytes(pieces.pred), HELD), asker.remaining)

@@ -124,9 +124,15 @@ SHARED_BYTES = Row(
     text="Bytes of memory shared with clients of this machine, idle regions included.",
 )
 
+DIRECT_CONNECTIONS = Row(
+    name="lossserver_direct_connections",
+    kind="gauge",
+    text="Direct connections: idle, of a call in pieces, or a stream's bypass.",
+)
+
 #: All of them, in the order of the page.
 TABLE = (
     *(CALLS, STAGES, BATCH_JOBS, BATCH_ELEMENTS, BATCH_SECONDS, QUEUE_JOBS, QUEUE_ELEMENTS),
     *(CALLS_IN_FLIGHT, BYTES_IN_FLIGHT, SHED, CANCELLED, SPLITS, POISONED, RESTARTS, KERNELS),
-    *(COMPILING, RESIDENT, RESIDENT_BYTES, SHARED_BYTES),
+    *(COMPILING, RESIDENT, RESIDENT_BYTES, SHARED_BYTES, DIRECT_CONNECTIONS),
 )

@@ -28,7 +28,7 @@ class Metrics:
     Attributes:
         registry: what to ask for all of them.
         queue_jobs, queue_elements, calls_in_flight, bytes_in_flight, resident_bytes,
-            shared_bytes: `watch(read)` adds a function to ask, from a thread of its own; what several say is added up.
+            shared_bytes, direct_connections: `watch(read)` adds a function to ask, from a thread of its own; what several say is added up.
     """
 
     def __init__(self) -> None:
@@ -52,6 +52,7 @@ class Metrics:
         self._resident = self._counter(measures.RESIDENT)
         self.resident_bytes = self._gauge(measures.RESIDENT_BYTES)
         self.shared_bytes = self._gauge(measures.SHARED_BYTES)
+        self.direct_connections = self._gauge(measures.DIRECT_CONNECTIONS)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 

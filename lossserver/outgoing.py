@@ -1,12 +1,14 @@
 """The pieces of one large answer as they go out."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import grpc
 
+from lossserver.direct import Connection
 from lossserver.front import Context
 from lossserver.receive import PATIENCE
-from losswire import frame, piece
+from losswire import direct, frame, piece
 from losswire.errors import DeadlineError
 from losswire.frame import Parts
 from losswire.piece import MOST, TAKEN
@@ -18,10 +20,12 @@ class Outgoing:
 
     Parameters:
         context: where to.
+        connection: over which it goes; None is by gRPC.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, connection: Connection | None = None) -> None:
         self._context = context
+        self._connection = connection
         self._sent: dict[int, int] = {}
 
     async def payload(self, number: int, content: Buffer, step: int = MOST) -> None:
@@ -35,13 +39,19 @@ class Outgoing:
         view = memoryview(content)
         for start in range(0, len(view), step):
             part = view[start : start + step]
+            if self._connection is not None:
+                head = direct.head(number, len(part))
+                await self._in_time(self._connection.send(head, part))
+                continue
             at = self._sent.get(number, 0)
-            await self._write(piece.write(number, at, part))
+            await self._in_time(self._context.write(piece.write(number, at, part)))
             self._sent[number] = at + len(part)
 
     async def header(self, serialised: bytes) -> None:
         """Send the header, after which nothing is sent."""
-        await self._write(frame.write(serialised, []))
+        if self._connection is not None:
+            await self._in_time(self._connection.send(direct.head(direct.END, 0), b""))
+        await self._in_time(self._context.write(frame.write(serialised, [])))
 
     async def all(self, parts: Parts) -> None:
         """Send an answer that is all there."""
@@ -49,10 +59,10 @@ class Outgoing:
             await self.payload(number, content, piece.length(len(content), TAKEN))
         await self.header(parts.header)
 
-    async def _write(self, message: bytes) -> None:
+    async def _in_time(self, sending: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._context.write(message)
+                await sending
         except TimeoutError:
             raise DeadlineError(
                 f"each piece of an answer must be taken within {PATIENCE:g} s"

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import time
 from dataclasses import replace
 
@@ -15,8 +16,9 @@ from grpc_reflection.v1alpha import reflection
 
 from lossserver.admit import Admission, Limits
 from lossserver.compile import opened
-from lossserver.config import Config, Listen, check_reach
+from lossserver.config import Config, Listen, check_reach, is_loopback
 from lossserver.device import open_devices, warm
+from lossserver.direct import Direct
 from lossserver.ending import Ending, drain, leave, stop, unless
 from lossserver.front import Front
 from lossserver.metrics import Metrics, exposed
@@ -59,8 +61,10 @@ async def serve(config: Config) -> Restart | None:
         pool = Pool(
             devices, config.batch, loop, metrics=metrics, kernels=kernels, on_lost=ending.lose
         )
+        direct = Direct(direct_line(config.listen), config.limits.max_bytes_in_flight)
+        around.callback(direct.close)
         service = LossService(
-            Front(pool, admission, config.limits, metrics, config.residence, config.sharing)
+            Front(pool, admission, config.limits, metrics, config.residence, config.sharing, direct)
         )
         server, healthy = offer(service, config.limits)
         listen = replace(config.listen, port=before.port or config.listen.port)
@@ -162,3 +166,26 @@ def bind(server: grpc.aio.Server, listen: Listen) -> int:
         )
         raise OSError(f"cannot listen on {target}: {why}") from None
     return 0 if is_unix(listen.host) else port
+
+
+def direct_line(listen: Listen) -> socket.socket | None:
+    """Where direct connections come in; None if there are to be none.
+
+    Raises:
+        ValueError: the address is open to other machines and that was not allowed.
+        OSError: it cannot be bound.
+    """
+    free = listen.direct_port < 0
+    if not listen.direct_port or is_unix(listen.host) or (free and not is_loopback(listen.host)):
+        return None
+    check_reach(listen.host, listen)
+    address = (listen.host, max(0, listen.direct_port))
+    six = ":" in listen.host
+    both = listen.host == "::" and socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server(
+            address, family=socket.AF_INET6 if six else socket.AF_INET, dualstack_ipv6=both
+        )
+    except OSError as error:
+        target = listen.target(listen.direct_port)
+        raise OSError(f"cannot listen on {target} (--direct-port): {error.strerror}") from None

@@ -33,6 +33,7 @@ class LossService:
     def __init__(self, front: Front) -> None:
         self._front = front
         front.metrics.calls_in_flight.watch(lambda: front.admission.calls)
+        front.metrics.direct_connections.watch(lambda: front.direct.count)
         front.metrics.bytes_in_flight.watch(lambda: front.admission.bytes)
 
     async def compute(self, _: object, context: Context) -> bytes:
@@ -87,6 +88,7 @@ class LossService:
                 *(["resident"] if self._front.held.residence.largest else []),
             ],
             limits=limits,
+            direct_port=self._front.direct.port,
         ).SerializeToString()
 
     def handler(self) -> grpc.GenericRpcHandler:

@@ -78,7 +78,7 @@ class _Stream:
         self._front = front
         self._context = context
         self._regions = Regions(front.shared)
-        self._ways = Ways(context, front.shared)
+        self._ways = Ways(context, front, self._take_all, self._end)
         self._outbox = Outbox(self._ways.write, self._unread)
         self._changed = asyncio.Event()
         self._calls = Calls(
@@ -176,9 +176,10 @@ class _Stream:
             for opened in asked.opened:
                 self._start(self._open(pb.OpenRegion.FromString(opened)))
                 self._opening += 1
-            if asked.bypass and (name := self._ways.bypass(self._take_all, self._end)):
-                self._opening += 1
-                self._outbox.put(saying.bypass(name), self._opened)
+            if asked.bypass:
+                self._offer()
+            if asked.direct and self._ways.join(asked.direct):
+                self._say(saying.joined())
             await self._begin(asked)
         except DecodeError:
             self._end(MessageError("must be a losswire.v1.OpenRegion", field="open"))
@@ -212,6 +213,16 @@ class _Stream:
         except Exception as error:  # noqa: BLE001  (whatever it is, the client is told)
             _, region.status = to_status(told(error))
         self._outbox.put(saying.region(region.SerializeToString()), self._opened)
+
+    def _offer(self) -> None:
+        """Say which bypass there may be, if any."""
+        name, port = self._ways.bypass(), self._front.direct.port
+        if name or port:
+            self._say(saying.bypass(name, port))
+
+    def _say(self, written: list[Buffer]) -> None:
+        self._opening += 1
+        self._outbox.put(written, self._opened)
 
     def _opened(self) -> None:
         self._opening -= 1

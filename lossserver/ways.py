@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from lossserver.bypass import Bypass, Take
-from lossserver.front import Context
-from lossserver.sharing import SharedMemory
+from lossserver.bypass import Bypass, Take, pair
+from lossserver.front import Context, Front
 from losswire.bypass import LONGEST
 from losswire.errors import LossError
 from losswire.tensor import Buffer
@@ -16,25 +15,39 @@ class Ways:
 
     Parameters:
         context: gRPC's.
-        shared: where nothing is shared there is no bypass.
+        front: where nothing is shared, and nobody connects directly, there is no bypass.
+        take, broken: as of Bypass.
     """
 
-    def __init__(self, context: Context, shared: SharedMemory) -> None:
+    def __init__(
+        self, context: Context, front: Front, take: Take, broken: Callable[[LossError], None]
+    ) -> None:
         self._context = context
-        self._shared = shared
+        self._front = front
+        self._take = take
+        self._broken = broken
         self._bypass: Bypass | None = None
+        self._withdraw: Callable[[], None] | None = None
 
-    def bypass(self, take: Take, broken: Callable[[LossError], None]) -> str:
-        """Make a bypass, and the name under which it can be had; empty if there is one, or can be none.
-
-        Parameters:
-            take, broken: as of Bypass.
-        """
-        if self._bypass is None and self._shared.offered:
+    def bypass(self) -> str:
+        """Make a bypass, and the name under which it can be had; empty if there is one, or can be none."""
+        if self._bypass is None and self._front.shared.offered:
             with suppress(OSError):
-                self._bypass = Bypass(take, broken)
-                return self._bypass.name
+                line, name, self._withdraw = pair()
+                self._bypass = Bypass(line, self._take, self._broken)
+                return name
         return ""
+
+    def join(self, name: bytes) -> bool:
+        """Make a direct connection the bypass; whether it is, there being none that is used."""
+        if self._bypass is not None and self._bypass.used:
+            return False
+        line = self._front.direct.given_up(name)
+        if line is None:
+            return False
+        self.end()
+        self._bypass = Bypass(line, self._take, self._broken)
+        return True
 
     async def write(self, written: Sequence[Buffer]) -> None:
         """Send a message that is joined of these, the way that the client uses.
@@ -50,6 +63,9 @@ class Ways:
 
     def end(self) -> None:
         """Let go of the bypass."""
+        if self._withdraw is not None:
+            self._withdraw()
+            self._withdraw = None
         if self._bypass is not None:
             self._bypass.end()
             self._bypass = None

@@ -2,10 +2,11 @@
 
     seconds = a call's own + moving its bytes + computing
 
-    stream    own: streamed   moving: as inline; of calls up to 256 KiB
-    inline    own: unary      moving: bytes × inline, or (up + down) / bandwidth if that is longer
+    stream    own: streamed   moving: bytes × stream, or bytes / bandwidth if that is longer; of
+                              calls up to 4 MiB
+    inline    own: unary      moving: bytes × inline, or bytes / bandwidth if that is longer
     pieces    own: unary      moving: bytes × pieces, or the larger of the two / bandwidth if that is
-                              longer: both directions are at work at once
+                              longer: both directions are at work at once; of calls from 4 MiB
     shared    own: streamed   moving: bytes × shared; on one machine only
 
     bytes = up + down; a call's own is longer by the latency of the network
@@ -18,15 +19,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from losswire import frame
+from losswire.bypass import LONGEST
 from losswire.dtypes import DTYPES, FLOATS
 from losswire.frame import Parts
 from losswire.precision import row_shape
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import tensors
 
-#: Bytes up to which a call goes over a stream, and from which it goes in pieces.
-STREAMED = 1 << 18
-PIECED = 16 << 20
+#: Bytes up to which a call goes over a stream, and from which it goes in pieces: past gRPC. And from
+#: which on it goes through shared memory.
+STREAMED = PIECED = LONGEST - (1 << 16)
+SHARED = 1 << 20
 
 #: Bytes of a reply's header: a loss, a gradient and the timings take about so many.
 HEADER = 100
@@ -53,7 +56,8 @@ class Costs:
         unary: a call with next to no bytes, in a message of its own.
         streamed: likewise over a stream that is open.
         inline: moving a byte in one message.
-        pieces: moving a byte in pieces.
+        stream: moving a byte over a stream that has a bypass. By gRPC alone it is as inline.
+        pieces: moving a byte in pieces over a direct connection. By gRPC it is 0.65e-9.
         shared: moving a byte through shared memory.
         remote: value and gradient on a server, a byte of the tensors whose gradients are wanted.
         local: likewise by eager torch in a plain process. A formula of many steps takes a few times
@@ -64,7 +68,8 @@ class Costs:
     unary: float = 1e-3
     streamed: float = 0.5e-3
     inline: float = 2.6e-9
-    pieces: float = 0.65e-9
+    stream: float = 0.6e-9
+    pieces: float = 0.35e-9
     shared: float = 0.12e-9
     remote: float = 0.3e-9
     local: float = 1.4e-9
@@ -163,11 +168,12 @@ def _moving(
     inline = max(both * costs.inline, both * slowness)
     found = {"inline": costs.unary + latency + inline}
     if up <= STREAMED:
-        found["stream"] = costs.streamed + latency + inline
+        stream = max(both * costs.stream, both * slowness)
+        found["stream"] = costs.streamed + latency + stream
     if up >= PIECED:
         pieces = max(both * costs.pieces, max(up, down) * slowness)
         found["pieces"] = costs.unary + latency + pieces
-    if bandwidth is None and up > STREAMED:
+    if bandwidth is None and up >= SHARED:
         found["shared"] = costs.streamed + latency + both * costs.shared
     return found
 

@@ -18,6 +18,11 @@ from typing import NamedTuple
 from losswire.errors import MessageError
 from losswire.tensor import Buffer
 
+#: Bytes of which the place of a large payload in its message is a multiple: so it can be computed
+#: with where it lies.
+ALIGNMENT = 8
+LARGE = 1 << 18
+
 _HEADER = 1 << 3 | 2
 _PAYLOAD = 2 << 3 | 2
 _ELSEWHERE = 3 << 3 | 2
@@ -63,17 +68,39 @@ def write(header: bytes, payloads: Sequence[Buffer], elsewhere: Sequence[Buffer]
 
 
 def laid_out(
-    header: bytes, payloads: Sequence[Buffer], elsewhere: Sequence[Buffer] = ()
+    header: bytes,
+    payloads: Sequence[Buffer],
+    elsewhere: Sequence[Buffer] = (),
+    at: int | None = None,
 ) -> list[Buffer]:
-    """What the message is joined of."""
+    """What the message is joined of.
+
+    Parameters:
+        header, payloads, elsewhere: as of Parts.
+        at: if it begins so many bytes after a multiple of ALIGNMENT, its large payloads lie at such.
+    """
     written: list[Buffer] = [_HEADER_TAG + varint(len(header)), header]
+    aligned, at = at is not None, (at or 0) + sum(map(len, written))
     for payload in payloads:
-        written.append(_PAYLOAD_TAG + varint(len(payload)))
+        before = _PAYLOAD_TAG + varint(len(payload))
+        if aligned and len(payload) >= LARGE:
+            before = _aligning(len(payload), -(at + len(before)) % ALIGNMENT)
+        written.append(before)
         written.append(payload)
+        at += len(before) + len(payload)
     for place in elsewhere:
         written.append(_ELSEWHERE_TAG + varint(len(place)))
         written.append(place)
     return written
+
+
+def _aligning(size: int, more: int) -> bytes:
+    """What stands before a payload of that size, and so many bytes more that say nothing.
+
+    Of a size from 2 ** 28 on protobuf would not read a longer number.
+    """
+    # A header is merged into the one before it, and this one is empty.
+    return (_HEADER_TAG + b"\x00") * (more // 2) + _PAYLOAD_TAG + longer(varint(size), more % 2)
 
 
 def read(message: Buffer) -> Parts:
@@ -138,6 +165,13 @@ def field_at(view: memoryview, at: int) -> tuple[int, memoryview | int, int]:
         given = f"{len(view) - at} of {length} bytes of a field"
         raise MessageError("a message must be whole", given=given)
     return tag, view[at:end], end
+
+
+def longer(number: bytes, more: int) -> bytes:
+    """A number as protobuf writes it, with so many bytes more that say nothing."""
+    if not more:
+        return number
+    return number[:-1] + bytes((number[-1] | 0x80, *[0x80] * (more - 1), 0))
 
 
 def varint(value: int) -> bytes:

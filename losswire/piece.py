@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from losswire import frame
 from losswire.errors import MessageError
-from losswire.frame import varint
+from losswire.frame import ALIGNMENT, longer, varint
 from losswire.tensor import Buffer
 
 #: Bytes of a piece, at least and at most; and how many of them make a payload. A piece costs both ends
@@ -17,11 +17,11 @@ LEAST = 1 << 20
 MOST = 8 << 20
 PIECES = 16
 
+#: Bytes that a piece may have. What a call in pieces holds is counted in pieces.
+LARGEST = 16 << 20
+
 #: Bytes of a piece that every peer takes: gRPC's own limit, where nobody said another, is 4 MiB.
 TAKEN = (4 << 20) - (1 << 16)
-
-#: Bytes of which the place of a piece's content in its message is a multiple.
-ALIGNMENT = 8
 
 _PIECE = 2 << 3 | 2  # of the message
 _PAYLOAD, _OFFSET, _CONTENT = 1 << 3, 2 << 3, 3 << 3 | 2  # of the piece
@@ -62,16 +62,10 @@ def write(payload: int, offset: int, content: Buffer) -> bytes:
 
 def _begin(payload: int, offset: int, size: int, more: int) -> bytes:
     """All before the content, and so many bytes more: a varint may have some that say nothing."""
-    numbers = bytes((_PAYLOAD,)) + _longer(varint(payload), more - more // 2)
-    numbers += bytes((_OFFSET,)) + _longer(varint(offset), more // 2)
+    numbers = bytes((_PAYLOAD,)) + longer(varint(payload), more - more // 2)
+    numbers += bytes((_OFFSET,)) + longer(varint(offset), more // 2)
     numbers += bytes((_CONTENT,)) + varint(size)
     return bytes((_PIECE,)) + varint(len(numbers) + size) + numbers
-
-
-def _longer(number: bytes, more: int) -> bytes:
-    if not more:
-        return number
-    return number[:-1] + bytes((number[-1] | 0x80, *[0x80] * (more - 1), 0))
 
 
 def read(message: Buffer) -> Piece:

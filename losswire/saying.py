@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from losswire import frame, runs
+from losswire.bypass import LONGEST
 from losswire.frame import Parts, varint
 from losswire.runs import MOST_HEADER, fronts
 from losswire.tensor import Buffer
@@ -26,10 +27,10 @@ def call(number: int, timeout: float | None, parts: Parts, answer: bytes = b"") 
         head += b"\x11" + _DOUBLE.pack(timeout)
     if answer:
         head += b"\x1a" + varint(len(answer)) + answer
-    elif parts.payloads and not parts.elsewhere and len(parts.header) <= MOST_HEADER:
+    elif _may_be_of_a_run(parts):
         front = fronts(_REQUEST, parts.header, tuple(map(len, parts.payloads)))
         return runs.written(head, front, parts.payloads)
-    return _entry(head, b"\x22", frame.laid_out(*parts))
+    return _entry_of(head, b"\x22", parts)
 
 
 def cancelled(numbers: Iterable[int]) -> list[Buffer]:
@@ -53,9 +54,14 @@ def wish() -> list[Buffer]:
     return [b"\x28\x01"]
 
 
+def direct(name: bytes) -> list[Buffer]:
+    """What a message that names the direct connection which is to be the bypass is joined of."""
+    return [b"\x32" + varint(len(name)) + name]
+
+
 def answer(number: int, response: Parts) -> list[Buffer]:
     """What a message with this answer is joined of; messages add up."""
-    return _entry(b"\x08" + varint(number), b"\x12", frame.laid_out(*response))
+    return _entry_of(b"\x08" + varint(number), b"\x12", response)
 
 
 def answers(numbers: Sequence[int], header: bytes, columns: Sequence[memoryview]) -> list[Buffer]:
@@ -79,9 +85,35 @@ def region(region: bytes) -> list[Buffer]:
     return [b"\x12" + varint(len(region)) + region]
 
 
-def bypass(name: str) -> list[Buffer]:
-    """What a message with the name of a bypass is joined of."""
-    return [b"\x1a" + varint(len(name)) + name.encode()]
+def bypass(name: str, port: int) -> list[Buffer]:
+    """What a message with the name of a bypass, and the port of direct connections, is joined of.
+
+    An empty name, and 0, is none.
+    """
+    named = b"\x1a" + varint(len(name)) + name.encode() if name else b""
+    return [named + (b"\x20" + varint(port) if port else b"")]
+
+
+def joined() -> list[Buffer]:
+    """What a message is joined of which says that a direct connection is the bypass now."""
+    return [b"\x28\x01"]
+
+
+def _may_be_of_a_run(parts: Parts) -> bool:
+    """Whether calls like this are found to be alike; larger ones gain nothing by it."""
+    few = parts.size < frame.LARGE and len(parts.header) <= MOST_HEADER
+    return few and bool(parts.payloads) and not parts.elsewhere
+
+
+def _entry_of(head: bytes, tag: bytes, parts: Parts) -> list[Buffer]:
+    """The same of a call or answer. Those that a bypass carries have large payloads at multiples of
+    ALIGNMENT.
+    """
+    written = _entry(head, tag, frame.laid_out(*parts))
+    if frame.LARGE <= parts.size <= LONGEST:
+        # What stands before it is as long as it was, or nearly never.
+        written = _entry(head, tag, frame.laid_out(*parts, at=len(written[0])))
+    return written
 
 
 def _entry(head: bytes, tag: bytes, inside: list[Buffer]) -> list[Buffer]:

@@ -17,6 +17,10 @@ from losswire.runs import MOST, Run, entries
 from losswire.tensor import Buffer
 
 _DOUBLE = struct.Struct("<d")
+
+#: Bytes of a name that are looked at: more than any has.
+LONGEST_NAME = 64
+
 _64_BITS = 2**64 - 1
 _32_BITS = 2**32 - 1
 
@@ -36,9 +40,10 @@ _ANSWER, _REQUEST = _bytes_tag(3), _bytes_tag(4)
 _RESPONSE, _STATUS = _bytes_tag(2), _bytes_tag(3)
 
 # Of the messages themselves.
-_CALLS, _OPENED = _bytes_tag(1), _bytes_tag(3)
+_CALLS, _OPENED, _DIRECT = _bytes_tag(1), _bytes_tag(3), _bytes_tag(6)
 _CANCELLED, _CLOSED, _BYPASS = 2, 4, 5
 _ANSWERS, _REGIONS, _BYPASS_NAME = _bytes_tag(1), _bytes_tag(2), _bytes_tag(3)
+_DIRECT_PORT, _JOINED = _varint_tag(4), _varint_tag(5)
 
 
 class Called(NamedTuple):
@@ -67,6 +72,7 @@ class Asked(NamedTuple):
         closed: numbers of regions that are not used any longer.
         runs: calls that differ in their numbers alone, by the place of the first among all calls.
         bypass: whether there is to be one.
+        direct: the name of the direct connection that is to be it; empty if none is.
     """
 
     calls: Sequence[Called] = ()
@@ -75,6 +81,7 @@ class Asked(NamedTuple):
     closed: Sequence[int] = ()
     runs: Mapping[int, Run] = MappingProxyType({})
     bypass: bool = False
+    direct: bytes = b""
 
 
 class Answered(NamedTuple):
@@ -101,6 +108,7 @@ def read_asked(message: Buffer) -> Asked:
     opened: list[bytes] = []
     numbers: dict[int, list[int]] = {_CANCELLED: [], _CLOSED: [], _BYPASS: []}
     alike: dict[int, Run] = {}
+    direct = b""
     for tag, value in entries(message, _REQUEST):
         if isinstance(value, Run):
             alike[len(calls)] = value
@@ -114,12 +122,15 @@ def read_asked(message: Buffer) -> Asked:
             calls.append(_read_call(value))
         elif tag == _OPENED:
             opened.append(bytes(value))
+        elif tag == _DIRECT:
+            direct = bytes(value[:LONGEST_NAME])
         elif tag in (_bytes_tag(_CANCELLED), _bytes_tag(_CLOSED)):
             own = numbers[tag >> 3]
             own += _packed(value, len(own))
     cancelled = [one & _64_BITS for one in numbers[_CANCELLED]]
     closed = [one & _32_BITS for one in numbers[_CLOSED]]
-    return Asked(calls, cancelled, opened, closed, alike, any(numbers[_BYPASS][-1:]))
+    bypass = any(numbers[_BYPASS][-1:])
+    return Asked(calls, cancelled, opened, closed, alike, bypass, direct)
 
 
 def joined(messages: Sequence[Buffer], most: int) -> Iterator[Buffer]:
@@ -135,7 +146,7 @@ def joined(messages: Sequence[Buffer], most: int) -> Iterator[Buffer]:
         own = len(message)
         alone = not _is_one_call(message)
         if some and (alone or len(some) == MOST or size + own > most):
-            yield b"".join(some)
+            yield some[0] if len(some) == 1 else b"".join(some)
             some, size = [], 0
         if alone:
             yield message
@@ -143,7 +154,7 @@ def joined(messages: Sequence[Buffer], most: int) -> Iterator[Buffer]:
             some.append(message)
             size += own
     if some:
-        yield b"".join(some)
+        yield some[0] if len(some) == 1 else b"".join(some)
 
 
 def _is_one_call(message: Buffer) -> bool:
@@ -192,11 +203,15 @@ class Told(NamedTuple):
         answers: in order.
         regions: serialised Regions.
         bypass: the name of one; empty if there is none.
+        direct_port: of connections that may be it; 0 if there is none.
+        joined: the one that was named is.
     """
 
     answers: Sequence[Answered] = ()
     regions: Sequence[bytes] = ()
     bypass: str = ""
+    direct_port: int = 0
+    joined: bool = False
 
 
 def read_told(message: Buffer) -> Told:
@@ -208,16 +223,20 @@ def read_told(message: Buffer) -> Told:
     answers: list[Answered] = []
     regions: list[bytes] = []
     bypass = ""
+    numbers = {_DIRECT_PORT: 0, _JOINED: 0}
     for tag, value in entries(message, _RESPONSE):
         if isinstance(value, Run):
             answers += _alike(value)
-        elif tag == _ANSWERS and not isinstance(value, int):
+        elif isinstance(value, int):
+            numbers[tag] = value
+        elif tag == _ANSWERS:
             answers.append(_read_answer(value))
-        elif tag == _REGIONS and not isinstance(value, int):
+        elif tag == _REGIONS:
             regions.append(bytes(value))
-        elif tag == _BYPASS_NAME and not isinstance(value, int):
+        elif tag == _BYPASS_NAME:
             bypass = bytes(value).decode("ascii", "replace")
-    return Told(answers, regions, bypass)
+    port = numbers[_DIRECT_PORT] & _32_BITS
+    return Told(answers, regions, bypass, port, bool(numbers[_JOINED]))
 
 
 def _alike(run: Run) -> list[Answered]:

@@ -1,9 +1,10 @@
-"""The client's end of a bypass: a Unix socket to a server on the same machine."""
+"""The client's end of a bypass: a Unix socket to a server on the same machine, or a direct connection."""
 
 import errno
 import os
 import select
 import socket
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,24 +13,34 @@ from losswire import bypass, offer
 from losswire.tensor import Buffer
 
 
-class Bypass:
-    """A bypass that a server has offered.
-
-    Parameters:
-        name: under which it did.
+def offered(name: str) -> socket.socket:
+    """The socket that a server of this machine offers under that name.
 
     Raises:
         OSError: it is not to be had.
     """
+    descriptor = offer.taken(name)
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError:  # it is none
+        os.close(descriptor)
+        raise
 
-    def __init__(self, name: str) -> None:
+
+class Bypass:
+    """A bypass that a server has offered.
+
+    Parameters:
+        line: our end of it.
+
+    Attributes:
+        heard: monotonic seconds at which something came last.
+    """
+
+    def __init__(self, line: socket.socket) -> None:
         self._pid = os.getpid()
-        descriptor = offer.taken(name)
-        try:
-            self._socket = socket.socket(fileno=descriptor)
-        except OSError:  # it is none
-            os.close(descriptor)
-            raise
+        self.heard = time.monotonic()
+        self._socket = line
         self._socket.setblocking(True)
         # In a forked child, too, which has a copy of it and nobody to close it.
         weakref.finalize(self, self._socket.close)
@@ -43,6 +54,7 @@ class Bypass:
         incoming = bypass.Incoming()
         try:
             while count := self._socket.recv_into(incoming.room()):
+                self.heard = time.monotonic()
                 yield from incoming.came(count)
         except OSError:
             return

@@ -1,4 +1,4 @@
-"""What carries a stream's messages: gRPC, and a bypass where the server is on the same machine.
+"""What carries a stream's messages: gRPC, and a bypass where there is one.
 
 Threads, of one stream:
 
@@ -7,7 +7,9 @@ Threads, of one stream:
     gRPC's                  sends what whoever leaves it cannot send at once (outgoing.py)
 """
 
+import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +18,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from lossclient.bypass import Bypass
+from lossclient.bypass import Bypass, offered
+from lossclient.direct import Directs
 from lossclient.ended import EndedError, TooLongError, UnservedError
 from lossclient.forking import starting
 from lossclient.line import SERVICE, Line
@@ -30,12 +33,15 @@ from losswire.errors import (
     MessageTooLargeError,
     NotServedError,
 )
-from losswire.offer import AVAILABLE
 from losswire.streaming import Told
 from losswire.tensor import Buffer
 
 #: Seconds within which, of a stream that ends, both ways do.
 BOTH = 1.0
+
+#: Seconds within which a server says that a direct connection is the bypass. One that does not know
+#: the connection, another behind the same address, says nothing.
+JOINED_WITHIN = 10.0
 
 _thread = threading.local()
 
@@ -67,14 +73,16 @@ class Carrier:
         self._over = over
         self._taking = threading.Lock()
         self._bypass: Bypass | None = None
+        # Of the bypass, if that is a direct connection.
+        self._directs: Directs | None = None
         self._offered = False
+        self._joined = threading.Event()
         self._broken: LossError | None = None
         # Nothing comes any more: by the bypass; by gRPC.
         self._drained = threading.Event()
         self._ended = threading.Event()
         self.outgoing = Outgoing()
-        if AVAILABLE:
-            self.outgoing.put(saying.wish())
+        self.outgoing.put(saying.wish())
         method: Any = line.channel().stream_stream(SERVICE + "ComputeStream")
         starting()
         self._call = method(self.outgoing.messages())
@@ -106,6 +114,7 @@ class Carrier:
         except grpc.RpcError as error:
             over = self._broken or self._why(error)
         self._ended.set()
+        self._joined.set()  # or never
         if self._bypass is not None:
             self._drained.wait(BOTH)  # the last answers may be on their way
         self.end()
@@ -113,13 +122,16 @@ class Carrier:
         self._forgotten.detach()
         self._over(over)
 
-    def _listen_beside(self, name: str) -> None:
+    def _listen_beside(self, offer: Told) -> None:
         """The same by a bypass, if there is one to be had."""
         _thread.reads = True
         try:
-            bypass = self._bypass = Bypass(name)
+            line: socket.socket | None = offered(offer.bypass)
         except OSError:
-            return  # the server is elsewhere: all goes on by gRPC
+            line = self._connected(offer.direct_port)
+        if line is None:
+            return  # all goes on by gRPC
+        bypass = self._bypass = Bypass(line)
         if self._ended.is_set():
             bypass.end()
         self.outgoing.go_by(bypass)
@@ -134,17 +146,52 @@ class Carrier:
             self._drained.set()
             # How the stream ends gRPC says; and if it does not, it is over all the same.
             if self._broken or not self._ended.wait(BOTH):
+                self._fail("the connection ended before its stream")
                 self.end()
+
+    def doubt(self, seconds: float) -> None:
+        """End the stream if it has a direct connection by which nothing has come for so long."""
+        bypass = self._bypass
+        if self._directs and bypass and time.monotonic() - bypass.heard >= seconds:
+            self._fail("nothing came over the connection in time")
+            self.end()
+
+    def _fail(self, why: str) -> None:
+        if self._directs is not None:
+            self._directs.failed(why)
+
+    def _connected(self, port: int) -> socket.socket | None:
+        """A direct connection that is the bypass, the server being elsewhere; None if there is none."""
+        line = self._line()
+        if line is None or self._ended.is_set():
+            return None
+        try:
+            directs = self._directs = line.keep(Directs, Directs)
+        except ValueError:  # the client is closed
+            return None
+        del line  # the client may be forgotten meanwhile
+        connection = directs.connected(port)
+        if connection is None:
+            return None
+        self.outgoing.put(saying.direct(connection.name))
+        if self._joined.wait(JOINED_WITHIN) and not self._ended.is_set():
+            return connection.given_up()
+        connection.close()
+        if not self._ended.is_set():
+            directs.failed("the server does not know the connection")
+        return None
 
     def _heard(self, message: Buffer) -> None:
         told = streaming.read_told(message)
         with self._taking:
             self._take(told)
-        if told.bypass and not self._offered:
+        if told.joined:
+            self._joined.set()
+        if (told.bypass or told.direct_port) and not self._offered:
             self._offered = True
             beside = threading.Thread(
                 target=self._listen_beside,
-                args=[told.bypass],
+                args=[told],
                 name="lossclient-bypass",
                 daemon=True,
             )

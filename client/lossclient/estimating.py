@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lossclient.call import call_message
-from lossclient.pieces import pieces
+from lossclient.directly import pieces
 from lossclient.planes import inline, streamed
 from lossclient.regions import UnsharedError
 from lossclient.reply import decode_reply
@@ -24,9 +24,10 @@ from losswire import cost
 from losswire.cost import Costs, Estimate
 from losswire.errors import NotServedError
 
-#: Calls that are measured, of which the median counts; rows of 4 KiB of a small and of a large one.
+#: Calls that are measured, of which the median counts; rows of 4 KiB of a small one, of the largest
+#: that a stream carries, and of a large one.
 CALLS = 5
-SMALL, LARGE = 1, 2048
+SMALL, MIDDLE, LARGE = 1, 448, 2048
 
 
 def estimate(
@@ -72,7 +73,7 @@ def estimate(
 
 
 def learned(transport: Transport) -> Costs:
-    """The costs of calls to a server, measured now: some dozens of MSELoss, of 12 KiB and of 24 MiB.
+    """The costs of calls to a server, measured now: some dozens of MSELoss, of 12 KiB to 24 MiB.
 
     What the server computed for is not in them. A way that it does not offer costs
     for ever. Over a network the costs are those of the network, too.
@@ -81,30 +82,31 @@ def learned(transport: Transport) -> Costs:
         LossError: the server cannot be asked.
     """
     unary, inlined = _measured(transport, inline)
-    streamed_, _ = _offered(transport, streamed)
+    own, streamed_ = _offered(transport, streamed, MIDDLE)
     _, pieced = _offered(transport, pieces)
     _, shared_ = _offered(transport, shared)
     return Costs(
         unary=unary,
-        streamed=min(streamed_, unary),
+        streamed=min(own, unary),
         inline=inlined,
+        stream=min(streamed_, inlined),
         pieces=pieced,
         shared=shared_,
     )
 
 
-def _offered(transport: Transport, way: Way) -> tuple[float, float]:
+def _offered(transport: Transport, way: Way, large: int = LARGE) -> tuple[float, float]:
     try:
-        return _measured(transport, way)
+        return _measured(transport, way, large)
     except (NotServedError, UnsharedError):
         return math.inf, math.inf
 
 
-def _measured(transport: Transport, way: Way) -> tuple[float, float]:
-    """Seconds of a call of next to no bytes, and of moving a byte."""
-    small, large = (_seconds(transport, way, rows) for rows in (SMALL, LARGE))
+def _measured(transport: Transport, way: Way, large: int = LARGE) -> tuple[float, float]:
+    """Seconds of a call of next to no bytes, and of moving a byte: of a call of so many rows."""
+    small, whole = (_seconds(transport, way, rows) for rows in (SMALL, large))
     # pred and target there, a gradient back.
-    return small, max(0.0, large - small) / (3 * (LARGE - SMALL) * 4096)
+    return small, max(0.0, whole - small) / (3 * (large - SMALL) * 4096)
 
 
 def _seconds(transport: Transport, way: Way, rows: int) -> float:

@@ -43,6 +43,11 @@ CHECKED_WITHIN = 2.0
 #: it UNAVAILABLE. A server of ours sends details with all it says.
 BROKEN = re.compile(r"RST_STREAM|Stream removed|GOAWAY", re.IGNORECASE)
 
+#: Targets that are one host and a port.
+ONE_HOST = re.compile(
+    r"(?!unix:|unix-abstract:|dns:)(?:ipv4:|ipv6:)?(?:\[(?P<v6>[^\]/,]+)\]|(?P<host>[^:\[\]/,]+)):\d+\Z"
+)
+
 #: Seconds from which a timeout is none: gRPC counts nanoseconds in 64 bits.
 FOR_EVER = 365 * 86400.0
 
@@ -68,6 +73,7 @@ class Line:
     Attributes:
         target: the same.
         several: there may be several servers, and one call may reach another than the last.
+        host: which other ports of the server may be connected to without TLS; empty if none.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class Line:
         self._credentials = credentials
         self._max_message_bytes = max_message_bytes
         self.several = bool(SEVERAL.match(target))
+        host = ONE_HOST.match(target)
+        self.host = (host["v6"] or host["host"]) if host and credentials is None else ""
         self._options = options(target, max_message_bytes)
         self._lock = threading.Lock()
         self._pid = 0

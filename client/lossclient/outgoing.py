@@ -81,6 +81,11 @@ class Outgoing:
         with self._sending:  # or another file might have its descriptor, and be written to
             bypass.close()
 
+    @property
+    def bypassed(self) -> bool:
+        """Whether there is a bypass."""
+        return self._bypass is not None
+
     def end(self) -> None:
         """Send nothing more."""
         self._bell.put(None)

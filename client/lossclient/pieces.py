@@ -24,7 +24,7 @@ from losswire.errors import (
 )
 from losswire.frame import Parts
 from losswire.layout import layout, without_pieces
-from losswire.piece import LEAST
+from losswire.piece import LEAST, Piece
 from losswire.v1 import loss_pb2 as pb
 
 
@@ -45,7 +45,7 @@ def pieces(parts: Parts, line: Line, timeout: float | None) -> Parts:
                 answer.take(message)
         return answer.parts()
     except grpc.RpcError as error:
-        raise _told(error, line, timeout, attempt) from None
+        raise told(error, line, timeout, attempt) from None
     except MessageError as error:
         raise InternalError(
             f"a reply must be a losswire.v1.ComputeLargeResponse; {error}"
@@ -54,24 +54,30 @@ def pieces(parts: Parts, line: Line, timeout: float | None) -> Parts:
         call.cancel()  # which does nothing once it has ended
 
 
-def _told(
+def told(
     error: grpc.RpcError, line: Line, timeout: float | None, attempt: Attempt | None
 ) -> LossError:
+    """What a failed call says of it."""
     if attempt is not None and attempt.given_up:
         return CancelledError("the call was given up")
-    told = line.told(error, timeout)
-    return UnservedError(told.rule) if isinstance(told, NotServedError) else told
+    found = line.told(error, timeout)
+    return UnservedError(found.rule) if isinstance(found, NotServedError) else found
 
 
 def _messages(parts: Parts) -> Iterator[bytes]:
-    """The header, and each payload in pieces, of whole rows: such are computed where they lie."""
-    order = layout(pb.ComputeHeader.FromString(parts.header), len(parts.elsewhere))
     yield frame.write(parts.header, [], parts.elsewhere)
+    for cut_out in cut(parts):
+        yield piece.write(*cut_out)
+
+
+def cut(parts: Parts) -> Iterator[Piece]:
+    """The pieces of a call, in order, of whole rows: such are computed where they lie."""
+    order = layout(pb.ComputeHeader.FromString(parts.header), len(parts.elsewhere))
     for number in [*order.others, *order.pred]:
         view = memoryview(parts.payloads[number])
         step = order.piece(number, piece.length(len(view)))
         for start in range(0, len(view), step):
-            yield piece.write(number, start, view[start : start + step])
+            yield Piece(number, start, view[start : start + step])
 
 
 class Answer:
@@ -103,11 +109,15 @@ class Answer:
         at = self._ends.get(number, 0)
         if offset != at:
             raise MessageError("pieces must follow each other", given=f"byte {offset} after {at}")
-        end = at + len(content)
-        self._room(number, end)[at:end] = content
-        self._ends[number] = end
+        self.room(number, len(content))[:] = content
 
-    def _room(self, number: int, end: int) -> memoryview:
+    def room(self, number: int, length: int) -> memoryview:
+        """Where the next piece of a payload, of so many bytes, is to be put."""
+        at = self._ends.get(number, 0)
+        end = self._ends[number] = at + length
+        return self._as_far_as(number, end)[at:end]
+
+    def _as_far_as(self, number: int, end: int) -> memoryview:
         """The memory of a payload that has come as far as `end`."""
         buffer = self._buffers.get(number)
         if buffer is None or len(buffer) < end:

@@ -9,25 +9,29 @@ from typing import Any, Literal
 import numpy as np
 
 from lossclient.carrier import reading
+from lossclient.directly import directly, pieces
 from lossclient.ended import EndedError, UnservedError
 from lossclient.line import Line
-from lossclient.pieces import pieces
+from lossclient.pieces import pieces as by_grpc
 from lossclient.regions import FullError, UnsharedError
 from lossclient.resident import Way, carried, inlined, put
 from lossclient.shared import WORTH, lent, shared
 from lossclient.stream import Stream
 from lossclient.transport import Transport
 from losswire import frame
+from losswire.bypass import LONGEST
 from losswire.errors import InternalError, MessageError, NotServedError, OverloadedError
 from losswire.frame import Parts
 from losswire.resident import Handle
 from losswire.tensor import Buffer
 
-#: Bytes of a call up to which it goes over a stream, where others may wait behind it.
+#: Bytes of a call up to which it goes over a stream, where others may wait behind it. And where the
+#: stream has a bypass: so much that carries, with what is around a call.
 STREAMED = 1 << 18
+PASSED = LONGEST - (1 << 16)
 
-#: Bytes of a call from which it gains by being cut in pieces: one message and its answer are then so
-#: long on their way that it pays to compute meanwhile.
+#: Bytes of a call from which it gains by being cut in pieces that go by gRPC: one message and its
+#: answer are then so long on their way that it pays to compute meanwhile.
 CUT = 16 << 20
 
 
@@ -88,9 +92,14 @@ def chosen(parts: Parts, line: Line, timeout: float | None) -> Parts:
     if parts.size >= WORTH:
         with suppress(UnsharedError):
             return shared(parts, line, timeout)
+    if parts.size > PASSED:
+        with suppress(UnservedError):
+            return directly(parts, line, timeout)
+    elif line.keep(Stream, Stream).bypassed:
+        return streamed(parts, line, timeout)
     if parts.size >= CUT:
         with suppress(UnservedError):
-            return pieces(parts, line, timeout)
+            return by_grpc(parts, line, timeout)
     return inline(parts, line, timeout)
 
 

@@ -51,6 +51,11 @@ class Stream:
     def __str__(self) -> str:
         return self._target
 
+    @property
+    def bypassed(self) -> bool:
+        """Whether calls go past gRPC, but for those that are too long."""
+        return self._outgoing.bypassed
+
     def call(self, parts: Parts, timeout: float | None, answer: bytes = b"") -> Parts:
         """The parts of the answer to a call.
 
@@ -205,6 +210,8 @@ class Stream:
 
     def late(self, timeout: float | None) -> DeadlineError:
         """What is told of a call that was not answered in time."""
+        if timeout is not None:
+            self._carrier.doubt(timeout)
         seconds = None if timeout is None else round(timeout, 3)
         return DeadlineError(f"{self._target} must answer within the timeout of {seconds} s")
 

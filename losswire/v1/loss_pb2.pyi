@@ -237,18 +237,20 @@ class OpenRegion(_message.Message):
     def __init__(self, region: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class ComputeStreamRequest(_message.Message):
-    __slots__ = ("calls", "cancelled", "open", "closed", "bypass")
+    __slots__ = ("calls", "cancelled", "open", "closed", "bypass", "direct")
     CALLS_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
     BYPASS_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
     calls: _containers.RepeatedCompositeFieldContainer[StreamCall]
     cancelled: _containers.RepeatedScalarFieldContainer[int]
     open: _containers.RepeatedCompositeFieldContainer[OpenRegion]
     closed: _containers.RepeatedScalarFieldContainer[int]
     bypass: bool
-    def __init__(self, calls: _Optional[_Iterable[_Union[StreamCall, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[OpenRegion, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ..., bypass: bool = ...) -> None: ...
+    direct: bytes
+    def __init__(self, calls: _Optional[_Iterable[_Union[StreamCall, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[OpenRegion, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ..., bypass: bool = ..., direct: _Optional[bytes] = ...) -> None: ...
 
 class StreamAnswer(_message.Message):
     __slots__ = ("id", "response", "status")
@@ -271,14 +273,18 @@ class Region(_message.Message):
     def __init__(self, region: _Optional[int] = ..., name: _Optional[str] = ..., status: _Optional[bytes] = ...) -> None: ...
 
 class ComputeStreamResponse(_message.Message):
-    __slots__ = ("answers", "regions", "bypass")
+    __slots__ = ("answers", "regions", "bypass", "direct_port", "joined")
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
     BYPASS_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_PORT_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
     answers: _containers.RepeatedCompositeFieldContainer[StreamAnswer]
     regions: _containers.RepeatedCompositeFieldContainer[Region]
     bypass: str
-    def __init__(self, answers: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., bypass: _Optional[str] = ...) -> None: ...
+    direct_port: int
+    joined: bool
+    def __init__(self, answers: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., bypass: _Optional[str] = ..., direct_port: _Optional[int] = ..., joined: bool = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("payload", "offset", "content")
@@ -291,14 +297,16 @@ class Piece(_message.Message):
     def __init__(self, payload: _Optional[int] = ..., offset: _Optional[int] = ..., content: _Optional[bytes] = ...) -> None: ...
 
 class ComputeLargeRequest(_message.Message):
-    __slots__ = ("header", "piece", "elsewhere")
+    __slots__ = ("header", "piece", "elsewhere", "direct")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     PIECE_FIELD_NUMBER: _ClassVar[int]
     ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
     header: ComputeHeader
     piece: Piece
     elsewhere: _containers.RepeatedCompositeFieldContainer[Elsewhere]
-    def __init__(self, header: _Optional[_Union[ComputeHeader, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., elsewhere: _Optional[_Iterable[_Union[Elsewhere, _Mapping]]] = ...) -> None: ...
+    direct: bytes
+    def __init__(self, header: _Optional[_Union[ComputeHeader, _Mapping]] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., elsewhere: _Optional[_Iterable[_Union[Elsewhere, _Mapping]]] = ..., direct: _Optional[bytes] = ...) -> None: ...
 
 class ComputeLargeResponse(_message.Message):
     __slots__ = ("header", "piece")
@@ -383,16 +391,18 @@ class GetServerRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerResponse(_message.Message):
-    __slots__ = ("version", "devices", "planes", "limits")
+    __slots__ = ("version", "devices", "planes", "limits", "direct_port")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     PLANES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_PORT_FIELD_NUMBER: _ClassVar[int]
     version: str
     devices: _containers.RepeatedScalarFieldContainer[str]
     planes: _containers.RepeatedScalarFieldContainer[str]
     limits: Limits
-    def __init__(self, version: _Optional[str] = ..., devices: _Optional[_Iterable[str]] = ..., planes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    direct_port: int
+    def __init__(self, version: _Optional[str] = ..., devices: _Optional[_Iterable[str]] = ..., planes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., direct_port: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_message_bytes", "max_bytes_in_flight", "max_calls_in_flight")

@@ -17,7 +17,7 @@ import pytest
 
 import lossclient
 from lossclient import carrier
-from lossclient.bypass import Bypass
+from lossclient.bypass import offered as offered_by
 from lossclient.stream import Stream
 from losswire import offer
 from losswire.bypass import LONGEST
@@ -103,8 +103,9 @@ def test_what_is_too_long_goes_by_grpc(server, size):
             assert client.compute(L1, 3 * ONE, ZERO).loss == 3.0
 
 
-def test_a_server_elsewhere_is_asked_by_grpc(server, tmp_path, monkeypatch):
-    """Its name leads nowhere, as from another machine: nothing else is different."""
+def test_a_server_elsewhere_is_asked_by_grpc(serve, tmp_path, monkeypatch):
+    """Its name leads nowhere, as from another machine, and it has no other port."""
+    server = serve("--direct-port", "0")
     monkeypatch.setattr(offer, "FOLDER", tmp_path)
     with lossclient.connect(server.target) as client:
         found = [client.compute(L1, i * ONE, ZERO).loss for i in range(20)]
@@ -278,6 +279,6 @@ def test_a_descriptor_that_is_no_socket_is_let_go(tmp_path):
         one = offered(file.fileno())
         before = len(list(Path("/proc/self/fd").iterdir()))
         with pytest.raises(OSError, match="socket"):
-            Bypass(one.name)
+            offered_by(one.name)
 
         assert len(list(Path("/proc/self/fd").iterdir())) <= before

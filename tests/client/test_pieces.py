@@ -1,4 +1,4 @@
-"""A call in pieces: the same answer, in memory of its own, and what happens when it breaks."""
+"""A call in pieces, by gRPC and directly: the same answer, in memory of its own, and what breaks it."""
 
 import signal
 from concurrent import futures
@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from lossclient.call import call_message
+from lossclient.directly import pieces as directly_or_not
 from lossclient.ended import UnservedError
 from lossclient.line import Line
-from lossclient.pieces import Answer, pieces
+from lossclient.pieces import Answer
+from lossclient.pieces import pieces as by_grpc
 from lossclient.planes import inline
 from lossclient.reply import decode_reply
 from lossclient.resident import carried
@@ -19,6 +21,7 @@ from losswire import frame, piece
 from losswire.errors import DeadlineError, InternalError, MessageError, UnreachableError
 from losswire.frame import Parts
 from losswire.tensor import unpack
+from tests.client.directs import idle_of
 
 GENERATOR = np.random.default_rng(0)
 SCORES = GENERATOR.random((3000, 400), np.float32)
@@ -54,8 +57,27 @@ def line(server):
     found.close()
 
 
+def directly(call, line, timeout):
+    """The answer to a call that goes over a direct connection, which is kept for the next."""
+    found = directly_or_not(call, line, timeout)
+    assert len(idle_of(line)) == 1
+    return found
+
+
+@pytest.fixture(params=[by_grpc, directly], ids=["by gRPC", "directly"])
+def pieces(request):
+    """Sends a call in pieces."""
+    return request.param
+
+
+@pytest.fixture(params=[by_grpc, directly_or_not], ids=["by gRPC", "no connection to be had"])
+def pieces_by_grpc(request):
+    """Sends a call in pieces to a server that has no direct connections."""
+    return request.param
+
+
 @pytest.mark.parametrize(("config", "pred", "target", "more"), CALLS.values(), ids=CALLS)
-def test_the_answer_is_that_to_one_message(config, pred, target, more, line):
+def test_the_answer_is_that_to_one_message(config, pred, target, more, pieces, line):
     """Whatever the loss does with its rows."""
     call = call_message(config, pred, target, **more)
     ours = decode_reply(pieces(call, line, 60), unpack)
@@ -68,7 +90,7 @@ def test_the_answer_is_that_to_one_message(config, pred, target, more, line):
         np.testing.assert_allclose(ours.grads[name], grad, rtol=1e-5, atol=1e-9)
 
 
-def test_gradients_are_memory_of_their_own(line):
+def test_gradients_are_memory_of_their_own(pieces, line):
     """Which may be written to, and need not be copied for that."""
     found = decode_reply(pieces(call_message(CE, SCORES, CLASSES), line, 60), unpack)
 
@@ -81,19 +103,19 @@ def test_a_server_says_that_it_takes_pieces(client):
     assert "pieces" in client.server().planes
 
 
-def test_a_deadline_ends_it(line):
+def test_a_deadline_ends_it(pieces_by_grpc, line):
     """On this side, whatever the server does."""
     with pytest.raises(DeadlineError, match=r"within the timeout of 0\.001 s"):
-        pieces(call_message(CE, SCORES, CLASSES), line, 0.001)
+        pieces_by_grpc(call_message(CE, SCORES, CLASSES), line, 0.001)
 
 
-def test_a_server_that_dies_is_unreachable(serve):
+def test_a_server_that_dies_is_unreachable(pieces_by_grpc, serve):
     """So the call is sent again, elsewhere."""
     server = serve()
     server.process.send_signal(signal.SIGSTOP)
     broken = Line(server.target, None, -1)
     with futures.ThreadPoolExecutor(1) as pool:
-        call = pool.submit(pieces, call_message(CE, SCORES, CLASSES), broken, 60)
+        call = pool.submit(pieces_by_grpc, call_message(CE, SCORES, CLASSES), broken, 60)
         server.stop(signal.SIGKILL)
         with pytest.raises(UnreachableError):
             call.result()
@@ -116,11 +138,11 @@ def serving(*answers):
     grpc_server.stop(None).wait()
 
 
-def test_a_server_without_pieces_says_so():
+def test_a_server_without_pieces_says_so(pieces_by_grpc):
     """Then the call goes another way."""
     why = r"^a server that has this must answer at .* \(Method not found!\)$"
     with serving() as line, pytest.raises(UnservedError, match=why):
-        pieces(call_message(CE, SCORES, CLASSES), line, 60)
+        pieces_by_grpc(call_message(CE, SCORES, CLASSES), line, 60)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +156,10 @@ def test_a_server_without_pieces_says_so():
     ],
     ids=["no message", "a gap", "no header", "no first payload", "a piece after the header"],
 )
-def test_an_answer_that_is_none_is_the_server_s_fault(answers):
+def test_an_answer_that_is_none_is_the_server_s_fault(answers, pieces_by_grpc):
     """And not taken for one."""
     with serving(*answers) as line, pytest.raises(InternalError):
-        pieces(call_message(CE, SCORES, CLASSES), line, 60)
+        pieces_by_grpc(call_message(CE, SCORES, CLASSES), line, 60)
 
 
 def test_payloads_of_any_length_are_taken():
@@ -158,7 +180,7 @@ def test_payloads_of_any_length_are_taken():
         answer.take(frame.write(b"another", []))
 
 
-def test_tensors_that_stay_with_the_server_are_not_sent(client, line):
+def test_tensors_that_stay_with_the_server_are_not_sent(client, pieces, line):
     """A call in pieces may name them as any other may."""
     handle = client.put(CLASSES)
     call = call_message(CE, SCORES, handle)

@@ -16,7 +16,6 @@ import pytest
 import lossclient
 from lossclient import carrier
 from lossclient.stream import Stream
-from losswire.offer import AVAILABLE
 from tests.conftest import PATIENCE
 
 L1 = {"type": "L1Loss"}
@@ -38,10 +37,22 @@ def ours():
     return [one for one in threading.enumerate() if one.name == "lossclient-stream"]
 
 
-@pytest.fixture(params=[True, False], ids=["by the bypass", "by gRPC"])
+WAYS = {
+    "by the bypass": lambda _: None,
+    "over TCP": lambda patch: patch.setattr(carrier, "offered", nowhere),
+    "by gRPC": lambda patch: patch.setattr(carrier.Carrier, "_listen_beside", lambda *_: None),
+}
+
+
+def nowhere(name):
+    """What becomes of a name that a server on another machine has said."""
+    raise FileNotFoundError(name)
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS)
 def connect(request, monkeypatch):
     """Connects clients, and closes them."""
-    monkeypatch.setattr(carrier, "AVAILABLE", request.param and AVAILABLE)
+    request.param(monkeypatch)
     opened = []
 
     def connected(target, **options):

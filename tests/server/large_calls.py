@@ -47,7 +47,7 @@ class Talk:
     def refusal(self):
         """What the server says is wrong."""
         with pytest.raises(grpc.RpcError) as told:
-            self.answer()
+            list(self.call)
         error = told.value
         details = [item.value for item in error.trailing_metadata() if item.key == DETAILS]
         return from_status(error.code().name, error.details(), *details)

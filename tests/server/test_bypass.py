@@ -6,7 +6,6 @@ import select
 import signal
 import socket
 import struct
-from pathlib import Path
 
 import pytest
 
@@ -20,64 +19,20 @@ from losswire.bypass import FRONT, LONGEST
 from losswire.v1 import loss_pb2 as pb
 from tests.conftest import PATIENCE
 from tests.server.pools import pool_of
-from tests.server.talk import Talk, error_of, loss_of, opening, request_of
+from tests.server.talk import (
+    Beside,
+    Joined,
+    Talk,
+    calls_of,
+    descriptors,
+    error_of,
+    framed,
+    loss_of,
+    opening,
+    request_of,
+)
 
 pytestmark = pytest.mark.skipif(not offer.AVAILABLE, reason="needs Linux")
-
-
-class Beside(Talk):
-    """A stream with a bypass, by which its calls go."""
-
-    def __init__(self, target):
-        super().__init__(target)
-        super().send(pb.ComputeStreamRequest(bypass=True))
-        self.socket = socket.socket(fileno=offer.taken(next(self.call).bypass))
-        self.socket.settimeout(PATIENCE)
-        self._told = self.socket.makefile("rb")
-
-    def send(self, message):
-        """Send a message by the bypass; None, the end, by gRPC."""
-        if message is None:
-            super().send(None)
-        else:
-            self.socket.sendall(framed(message))
-
-    def answers(self, count):
-        """So many answers that come by the bypass, by id."""
-        found = {}
-        while len(found) < count:
-            (length,) = struct.unpack("<Q", self._received(8))
-            told = pb.ComputeStreamResponse.FromString(self._received(length))
-            assert not told.bypass
-            found |= {answer.id: answer for answer in told.answers}
-        return found
-
-    def by_grpc(self, count):
-        """So many answers that come by gRPC."""
-        return super().answers(count)
-
-    def hung_up(self):
-        """Whether the server has closed its end, what it has sent before passed over."""
-        while self._told.read(1 << 16):
-            pass
-        return True
-
-    def close(self):
-        """Hang up, both ways."""
-        self._told.close()
-        self.socket.close()
-        super().close()
-
-    def _received(self, size):
-        found = self._told.read(size)
-        assert len(found) == size
-        return found
-
-
-def framed(message):
-    """A message as it goes over a bypass."""
-    content = message if isinstance(message, bytes) else message.SerializeToString()
-    return struct.pack("<Q", len(content)) + content
 
 
 @pytest.fixture
@@ -87,26 +42,24 @@ def beside(server):
         yield start
 
 
-def calls(*preds, **more):
-    """A message with calls whose ids are their places, and whose losses are these."""
-    return pb.ComputeStreamRequest(
-        calls=[
-            pb.StreamCall(id=i, request=request_of(pred, **more)) for i, pred in enumerate(preds)
-        ]
-    )
+@pytest.fixture(params=[Beside, Joined], ids=["Unix socket", "TCP"])
+def either(request, server):
+    """The same, with a bypass of either kind."""
+    with opening(request.param, server.target) as start:
+        yield start
 
 
-def test_calls_are_answered_by_the_bypass(beside):
+def test_calls_are_answered_by_the_bypass(either):
     """Several in one message, several messages in one piece, and one message in many."""
-    one = beside()
-    one.send(calls(0.0, 1.0, 2.0))
+    one = either()
+    one.send(calls_of(0.0, 1.0, 2.0))
     assert {i: loss_of(answer) for i, answer in one.answers(3).items()} == {0: 0.0, 1: 1.0, 2: 2.0}
 
     numbered = [pb.StreamCall(id=i, request=request_of(i)) for i in range(5)]
     one.socket.sendall(b"".join(framed(pb.ComputeStreamRequest(calls=[c])) for c in numbered))
     assert {i: loss_of(answer) for i, answer in one.answers(5).items()} == dict(enumerate(range(5)))
 
-    for byte in framed(calls(7.0)):
+    for byte in framed(calls_of(7.0)):
         one.socket.sendall(bytes([byte]))
     assert loss_of(one.answers(1)[0]) == 7.0
 
@@ -126,38 +79,38 @@ def test_messages_that_come_together_are_computed_together(serve, beside):
     server.find(re.compile("calls=40"))
 
 
-def test_messages_may_go_either_way(beside):
+def test_messages_may_go_either_way(either):
     """And what is sent by gRPC is answered by the bypass, once that is used."""
-    one = beside()
-    one.send(calls(1.0))
+    one = either()
+    one.send(calls_of(1.0))
     one.answers(1)
-    Talk.send(one, calls(2.0))
+    Talk.send(one, calls_of(2.0))
 
     assert loss_of(one.answers(1)[0]) == 2.0
 
 
-def test_what_is_too_long_goes_by_grpc(beside):
+def test_what_is_too_long_goes_by_grpc(either):
     """An answer as well as a call."""
-    one = beside()
-    one.send(calls(1.0))
+    one = either()
+    one.send(calls_of(1.0))
     one.answers(1)
-    Talk.send(one, calls(3.0, size=LONGEST // 4))
+    Talk.send(one, calls_of(3.0, size=LONGEST // 4))
 
     assert loss_of(one.by_grpc(1)[0]) == 3.0
 
 
 @pytest.mark.parametrize("size", [100, FRONT, 3 * FRONT + 5, LONGEST - 1000], ids=str)
-def test_a_message_may_be_of_any_size(beside, size):
+def test_a_message_may_be_of_any_size(either, size):
     """Received at once, or as it comes."""
-    one = beside()
-    one.send(calls(4.0, size=size // 8))
+    one = either()
+    one.send(calls_of(4.0, size=size // 8))
 
     assert loss_of(one.answers(1)[0]) == pytest.approx(4.0)
 
 
-def test_a_length_that_lies_ends_the_stream(beside):
+def test_a_length_that_lies_ends_the_stream(either):
     """Before any memory is there for it; and the error says how long it may be."""
-    one = beside()
+    one = either()
     one.socket.sendall(struct.pack("<Q", 2**63))
 
     error = one.end()
@@ -166,9 +119,9 @@ def test_a_length_that_lies_ends_the_stream(beside):
     assert one.hung_up()
 
 
-def test_what_is_no_message_ends_the_stream(beside):
+def test_what_is_no_message_ends_the_stream(either):
     """As it does by gRPC, with an error that says so."""
-    one = beside()
+    one = either()
     one.send(b"\x0f")
 
     assert isinstance(one.end(), lossclient.MessageError)
@@ -178,52 +131,53 @@ def test_what_is_no_message_ends_the_stream(beside):
 def test_an_id_of_a_call_that_came_the_other_way_is_taken(serve, beside):
     """They are calls of one stream."""
     one = beside(serve("--max-wait", "2").target)
-    one.send(calls(1.0, size=40_000))
-    Talk.send(one, calls(1.0, size=40_000))
+    one.send(calls_of(1.0, size=40_000))
+    Talk.send(one, calls_of(1.0, size=40_000))
 
     assert "id: must be of no other call in flight" in str(one.end())
 
 
-def test_half_a_message_hurts_nobody(beside):
+def test_half_a_message_hurts_nobody(either):
     """Not even its own stream, by whose other way calls go on."""
-    one, other = beside(), beside()
-    one.socket.sendall(framed(calls(1.0))[:-1])
-    Talk.send(one, calls(2.0))
-    other.send(calls(3.0))
+    one, other = either(), either()
+    one.socket.sendall(framed(calls_of(1.0))[:-1])
+    Talk.send(one, calls_of(2.0))
+    other.send(calls_of(3.0))
 
     assert loss_of(one.by_grpc(1)[0]) == 2.0
     assert loss_of(other.answers(1)[0]) == 3.0
 
 
-def test_who_lets_go_of_the_bypass_goes_on_by_grpc(beside):
+def test_who_lets_go_of_the_bypass_goes_on_by_grpc(either):
     """The stream lives as long as gRPC's."""
-    one = beside()
-    one.send(calls(1.0))
+    one = either()
+    one.send(calls_of(1.0))
     one.answers(1)
     one.socket.shutdown(socket.SHUT_WR)
     assert one.hung_up()
-    Talk.send(one, calls(2.0))
+    Talk.send(one, calls_of(2.0))
 
     assert loss_of(one.by_grpc(1)[0]) == 2.0
 
 
-def test_there_is_one_bypass_a_stream(beside):
+def test_there_is_one_bypass_a_stream(either):
     """Who asks again is told of none."""
-    one = beside()
+    one = either()
     one.send(pb.ComputeStreamRequest(bypass=True))
-    one.send(calls(1.0))
+    one.send(calls_of(1.0))
 
     assert loss_of(one.answers(1)[0]) == 1.0
 
 
 def test_a_server_that_shares_nothing_has_none(serve):
-    """The wish is passed over, and its calls are answered."""
-    one = Talk(serve("--max-shared-bytes", "0").target)
+    """Nor has it direct connections: the wish is passed over, and its calls are answered."""
+    one = Talk(serve("--max-shared-bytes", "0", "--direct-port", "0").target)
     one.send(pb.ComputeStreamRequest(bypass=True))
-    one.send(calls(1.0))
+    one.send(calls_of(1.0))
 
     message = next(one.call)
     assert not message.bypass
+    assert not message.direct_port
     assert loss_of(message.answers[0]) == 1.0
     one.close()
 
@@ -247,7 +201,7 @@ def test_a_client_that_does_not_read_is_not_read_from(serve, beside):
     silent.socket.setblocking(False)
 
     assert fill(silent.socket, 5000) < 3000
-    other.send(calls(3.0))
+    other.send(calls_of(3.0))
     assert loss_of(other.answers(1)[0]) == 3.0
 
 
@@ -262,6 +216,33 @@ def test_an_answer_that_nobody_takes_ends_the_stream(serve, beside):
     assert isinstance(silent.end(), lossclient.OverloadedError)
 
 
+def test_a_pair_is_had_under_its_name_until_it_is_withdrawn():
+    """By whoever asks first; withdrawn, it is nobody's, and no descriptor is left."""
+
+    async def scenario():
+        before = descriptors()
+        near, name, withdraw = bypass.pair()
+        with near, socket.socket(fileno=await asyncio.to_thread(offer.taken, name)) as far:
+            far.send(b"across")
+            near.setblocking(True)
+            across = near.recv(99)
+        withdraw()
+        near, name, withdraw = bypass.pair()
+        withdraw()
+        with near, pytest.raises(OSError, match=r"refused|No such"):
+            await asyncio.to_thread(offer.taken, name)
+        return across, descriptors() - before
+
+    assert asyncio.run(scenario()) == (b"across", 0)
+
+
+def near_and_far():
+    """Both ends of a bypass, ours first, which does not block."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    return near, far
+
+
 def test_a_message_that_does_not_come_to_its_end_is_not_waited_for(monkeypatch):
     """However much of it is there, and though more of it comes; between messages there is no limit."""
     monkeypatch.setattr(bypass, "PATIENCE", 0.2)
@@ -273,9 +254,9 @@ def test_a_message_that_does_not_come_to_its_end_is_not_waited_for(monkeypatch):
         async def take(messages):
             taken.extend(messages)
 
-        made = bypass.Bypass(take, broken.set_result)
-        theirs = socket.socket(fileno=await asyncio.to_thread(offer.taken, made.name))
+        ours, theirs = near_and_far()
         with theirs:
+            made = bypass.Bypass(ours, take, broken.set_result)
             theirs.sendall(framed(b"whole") + framed(b"half")[:-2])
             error = await asyncio.wait_for(broken, PATIENCE)
             made.end()
@@ -295,8 +276,9 @@ def test_what_cannot_be_begun_with_is_told():
         async def take(_):
             raise ZeroDivisionError
 
-        made = bypass.Bypass(take, broken.set_result)
-        with socket.socket(fileno=await asyncio.to_thread(offer.taken, made.name)) as theirs:
+        ours, theirs = near_and_far()
+        with theirs:
+            made = bypass.Bypass(ours, take, broken.set_result)
             theirs.sendall(framed(b"message"))
             error = await asyncio.wait_for(broken, PATIENCE)
             made.end()
@@ -336,7 +318,7 @@ def test_a_server_that_is_stopped_answers_by_the_bypass(serve, beside):
     """What it has, and how the stream ends gRPC says."""
     server = serve("--max-wait", "50")
     one = beside(server.target)
-    one.send(calls(1.0, size=40_000))
+    one.send(calls_of(1.0, size=40_000))
     one.send(
         pb.ComputeStreamRequest(
             calls=[pb.StreamCall(id=9, request=request_of(config={"type": "Nope"}))]
@@ -351,11 +333,6 @@ def test_a_server_that_is_stopped_answers_by_the_bypass(serve, beside):
     assert one.hung_up()
 
 
-def descriptors(server):
-    """How many the server has open."""
-    return len(list(Path("/proc", str(server.process.pid), "fd").iterdir()))
-
-
 @pytest.mark.parametrize("taken", [True, False], ids=["taken", "never asked for"])
 def test_streams_that_end_leave_no_descriptor(serve, taken):
     """However many come and go, in use or not."""
@@ -364,7 +341,7 @@ def test_streams_that_end_leave_no_descriptor(serve, taken):
     def come_and_go():
         if taken:
             one = Beside(server.target)
-            one.send(calls(1.0))
+            one.send(calls_of(1.0))
             one.answers(1)
         else:
             one = Talk(server.target)
@@ -375,8 +352,10 @@ def test_streams_that_end_leave_no_descriptor(serve, taken):
         one.close()
 
     come_and_go()
-    before = descriptors(server)
+    before = descriptors(server.process.pid)
     for _ in range(30):
         come_and_go()
 
-    assert descriptors(server) <= before + 5  # connections that gRPC closes a moment later
+    assert (
+        descriptors(server.process.pid) <= before + 5
+    )  # connections that gRPC closes a moment later

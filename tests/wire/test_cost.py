@@ -16,6 +16,7 @@ ROUND = Costs(
     unary=1.0,
     streamed=0.5,
     inline=4e-6,
+    stream=3e-6,
     pieces=2e-6,
     shared=1e-6,
     remote=1e-6,
@@ -53,11 +54,12 @@ def test_each_plane_has_its_own_part_of_the_sum():
 
 
 def test_a_small_call_goes_over_a_stream():
-    """Below 256 KiB there is nothing to be cut, or shared."""
+    """Below 1 MiB there is nothing to be cut, or shared."""
     found = cost.estimate(parts_of(1), costs=ROUND)
+    both = found.up + found.down
 
     assert found.seconds.keys() == {"inline", "stream"}
-    assert found.seconds["inline"] - found.seconds["stream"] == pytest.approx(0.5)
+    assert found.seconds["inline"] - found.seconds["stream"] == pytest.approx(0.5 + both * 1e-6)
 
 
 def test_a_network_is_as_slow_as_it_says():
@@ -86,7 +88,7 @@ def test_what_was_measured_counts_instead_of_the_model():
     found = cost.estimate(parts_of(1), local_seconds=7.0, remote_seconds=3.0, costs=ROUND)
 
     assert found.local_seconds == 7
-    assert found.seconds["stream"] == pytest.approx(3.5 + (found.up + found.down) * 4e-6)
+    assert found.seconds["stream"] == pytest.approx(3.5 + (found.up + found.down) * 3e-6)
 
 
 def test_the_sentence_says_whether_it_pays():

@@ -216,12 +216,9 @@ def test_calls_are_read_as_protobuf_reads_them(mix):
 def test_answers_are_read_as_protobuf_reads_them(mix):
     """Responses of one header and others, statuses and regions between."""
     message = told_by(mix)
-    (answers, regions, _), theirs = (
-        streaming.read_told(message),
-        pb.ComputeStreamResponse.FromString(message),
-    )
+    told, theirs = streaming.read_told(message), pb.ComputeStreamResponse.FromString(message)
 
-    for ours, answer in zip(answers, theirs.answers, strict=True):
+    for ours, answer in zip(told.answers, theirs.answers, strict=True):
         response = ours.response
         assert (ours.id, ours.status) == (answer.id, answer.status)
         assert (response is None) == (answer.WhichOneof("outcome") == "status")
@@ -230,7 +227,7 @@ def test_answers_are_read_as_protobuf_reads_them(mix):
             again = frame.write(parts.header, parts.payloads)
             assert pb.ComputeResponse.FromString(again).payloads == answer.response.payloads
             assert pb.ResultHeader.FromString(parts.header) == answer.response.header
-    assert regions == [one.SerializeToString() for one in theirs.regions]
+    assert told.regions == [one.SerializeToString() for one in theirs.regions]
 
 
 def read_one_by_one(read, message):
@@ -252,17 +249,18 @@ def calls_in(message):
     """All that a client's message says."""
     asked = streaming.read_asked(message)
     calls = [(c.id, str(c.timeout), c.answer, bytes(c.request)) for c in asked.calls]
-    return calls, asked.cancelled, asked.opened, asked.closed
+    return calls, asked.cancelled, asked.opened, asked.closed, asked.bypass, asked.direct
 
 
 def answers_in(message):
     """All that a server's message says; a response that is read no further as it is."""
-    answers, regions, _ = streaming.read_told(message)
+    told = streaming.read_told(message)
     plain = [
         frame.write(*one.response) if isinstance(one.response, Parts) else one.response
-        for one in answers
+        for one in told.answers
     ]
-    return [(a.id, a.status, p and bytes(p)) for a, p in zip(answers, plain, strict=True)], regions
+    answers = [(a.id, a.status, p and bytes(p)) for a, p in zip(told.answers, plain, strict=True)]
+    return answers, told.regions, told.bypass, told.direct_port, told.joined
 
 
 @settings(deadline=None)

@@ -99,13 +99,13 @@ def test_answers_are_written_as_protobuf_has_them():
         ],
         regions=[pb.Region(region=1, name="n")],
     )
-    answers, regions, _ = streaming.read_told(written)
-    assert [(one.id, one.response is None, one.status) for one in answers] == [
+    told = streaming.read_told(written)
+    assert [(one.id, one.response is None, one.status) for one in told.answers] == [
         (300, False, b""),
         (2, True, b"why"),
     ]
-    assert frame.read(answers[0].response) == parts
-    assert len(regions) == 1
+    assert frame.read(told.answers[0].response) == parts
+    assert len(told.regions) == 1
 
 
 def test_an_empty_response_is_a_response():
@@ -176,13 +176,43 @@ def test_calls_that_come_one_by_one_are_joined():
     assert list(streaming.joined([one] * 3, 2 * len(one))) == [one * 2, one]
 
 
-def test_a_bypass_is_asked_for_and_named():
-    """As protobuf writes and reads it."""
+def test_a_bypass_is_asked_for():
+    """As protobuf writes it; of several wishes the last counts."""
     wish = b"".join(saying.wish())
-    told = b"".join(saying.bypass("lossserver-1"))
 
     assert wish == pb.ComputeStreamRequest(bypass=True).SerializeToString()
     assert streaming.read_asked(wish).bypass
     assert not streaming.read_asked(wish + b"\x28\x00").bypass
-    assert told == pb.ComputeStreamResponse(bypass="lossserver-1").SerializeToString()
-    assert streaming.read_told(told).bypass == "lossserver-1"
+
+
+@pytest.mark.parametrize("name", ["", "lossserver-1"])
+@pytest.mark.parametrize("port", [0, 1, 65535])
+def test_a_bypass_is_named(name, port):
+    """Each way that there is, as protobuf writes and reads it."""
+    written = b"".join(saying.bypass(name, port))
+    told = streaming.read_told(written)
+
+    assert written == pb.ComputeStreamResponse(bypass=name, direct_port=port).SerializeToString()
+    assert (told.bypass, told.direct_port, told.joined) == (name, port, False)
+
+
+def test_a_direct_connection_is_named_and_joined():
+    """As protobuf writes and reads it; of a name too long no more is kept than shows that it is."""
+    named, joined = b"".join(saying.direct(b"n" * 16)), b"".join(saying.joined())
+
+    assert named == pb.ComputeStreamRequest(direct=b"n" * 16).SerializeToString()
+    assert streaming.read_asked(named).direct == b"n" * 16
+    assert streaming.read_asked(b"").direct == b""
+    assert len(streaming.read_asked(b"".join(saying.direct(bytes(1 << 20)))).direct) < 100
+    assert joined == pb.ComputeStreamResponse(joined=True).SerializeToString()
+    assert streaming.read_told(joined).joined
+    assert not streaming.read_told(b"\x28\x00").joined
+
+
+def test_a_lone_message_is_not_copied():
+    """It may be large, and is computed with where it lies."""
+    one = pb.ComputeStreamRequest(calls=[pb.StreamCall(id=1)]).SerializeToString()
+    cancelled = pb.ComputeStreamRequest(cancelled=[1]).SerializeToString()
+    messages = [memoryview(bytearray(m)) for m in (one, cancelled, one)]
+
+    assert all(a is b for a, b in zip(streaming.joined(messages, 1 << 20), messages, strict=True))
