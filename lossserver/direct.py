@@ -8,138 +8,26 @@ a connection is idle and costs a descriptor. All of it is on the event loop.
 import asyncio
 import contextlib
 import resource
-import secrets
 import socket
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
+from lossserver.connection import MOMENT, Connection
 from losswire.bypass import LONGEST
-from losswire.direct import IDLE, MAGIC, NAME, WELCOME, prepare
-from losswire.errors import NotServedError, UnreachableError
-from losswire.tensor import Buffer
+from losswire.direct import IDLE
+from losswire.errors import NotServedError
 
-#: Idle connections, and those that were only greeted, but no more than a quarter of all descriptors;
-#: of more, those that were idle for longest are closed.
-MOST_IDLE = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+#: Idle connections, and those that were only greeted, but no more than a quarter of all descriptors
+#: (of which there may be endless many: -1); of more, those that were idle for longest are closed.
+_DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+MOST_IDLE = min(1024, _DESCRIPTORS // 4) if _DESCRIPTORS > 0 else 1024
 
 #: Share of all bytes in flight that half messages may have of connections that are bypasses of streams.
 SHARE = 0.25
 
-#: Seconds for which a client may be silent after it was greeted, and after which it is looked who is
-#: gone.
-SILENT = 5.0
+#: Seconds after which it is looked who is gone.
 LOOK = 5.0
-
-#: Seconds after which gRPC has cancelled a call whose caller is gone.
-MOMENT = 0.05
-
-#: Bytes that are waited for before we are woken, if so many are to come: each time costs 50 µs.
-WOKEN_FOR = 256 << 10
-
-
-class Connection:
-    """One connection.
-
-    Parameters:
-        line: its socket, which does not block.
-
-    Attributes:
-        line: the same.
-        name: by which a call knows it.
-        until: monotonic seconds until which it may be idle.
-    """
-
-    def __init__(self, line: socket.socket) -> None:
-        self.line = line
-        self.name = secrets.token_bytes(NAME)
-        self.until = time.monotonic() + SILENT
-        self._repeated = b""
-        prepare(line, socket)
-        line.send(MAGIC + self.name)
-
-    def repeats(self) -> bool:
-        """Whether the client has repeated the name, which is then welcome.
-
-        Raises:
-            OSError: it has said something else, or nothing and is gone.
-        """
-        with contextlib.suppress(BlockingIOError):
-            came = self.line.recv(NAME - len(self._repeated))
-            self._repeated += came
-            if not came or not self.name.startswith(self._repeated):
-                raise ConnectionResetError
-        if self._repeated != self.name:
-            return False
-        self.line.send(WELCOME)
-        self.until = time.monotonic() + IDLE
-        return True
-
-    async def receive(self, into: memoryview) -> None:
-        """Fill that with what comes next.
-
-        Raises:
-            UnreachableError: not so much comes any more.
-        """
-        loop = asyncio.get_running_loop()
-        while into:
-            async with _breaking():
-                self._wake_for(min(len(into), WOKEN_FOR))
-                count = await loop.sock_recv_into(self.line, into)
-                if not count:
-                    raise ConnectionResetError
-            into = into[count:]
-
-    async def send(self, head: bytes, content: Buffer) -> None:
-        """Send these, one after the other.
-
-        Raises:
-            UnreachableError: the peer takes no more.
-        """
-        loop = asyncio.get_running_loop()
-        async with _breaking():
-            try:
-                count = self.line.sendmsg((head, content))
-            except BlockingIOError:
-                count = 0
-            if count < len(head):
-                await loop.sock_sendall(self.line, head[count:])
-                count = len(head)
-            await loop.sock_sendall(self.line, memoryview(content)[count - len(head) :])
-
-    def given_up(self) -> socket.socket:
-        """Its socket, for good."""
-        self._wake_for(1)
-        return self.line
-
-    def _wake_for(self, count: int) -> None:
-        """Be woken when so many bytes are there, and not for less."""
-        self.line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-
-    @property
-    def gone(self) -> bool:
-        """Whether the peer has closed it. What has come is of a call that is not let in yet."""
-        try:
-            return not self.line.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def close(self) -> None:
-        """Close it. May be called again."""
-        self.line.close()
-
-
-@contextlib.asynccontextmanager
-async def _breaking() -> AsyncIterator[None]:
-    try:
-        yield
-    except OSError:
-        await asyncio.sleep(MOMENT)  # it may be the caller who is gone
-        raise UnreachableError(
-            "the direct connection must last for as long as the call; send it again"
-        ) from None
 
 
 class Direct:

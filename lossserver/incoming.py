@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lossserver.direct import MOMENT, Connection
+from lossserver.connection import MOMENT, Connection
 from lossserver.front import Context, connection_of
 from lossserver.receive import PATIENCE, Receiving
 from losswire import direct, frame, piece

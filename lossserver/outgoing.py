@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 
 import grpc
 
-from lossserver.direct import Connection
+from lossserver.connection import Connection
 from lossserver.front import Context
 from lossserver.receive import PATIENCE
 from losswire import direct, frame, piece

@@ -163,14 +163,14 @@ class Directs:
             line: the same.
             timeout: seconds that the call has; None is for ever.
         """
+        if self.resting:
+            return None
         while (found := self._pop()) is not None:
             if found.idle:
                 return found
             # The server has closed it, or is another now.
             found.close()
             self._port = 0
-        if self.resting:
-            return None
         # Most of the time is the call's.
         within = CONNECTING if timeout is None else min(timeout / 4, CONNECTING)
         if not self._port:
@@ -219,6 +219,7 @@ class Directs:
             self._port = 0
             self._rests_until = time.monotonic() + self._rest
             self._rest = min(2 * self._rest, LONGEST_REST)
+        self._close_idle()
         log.info("calls to %s go by gRPC for a while: %s", self._target, why)
 
     @property
@@ -233,5 +234,8 @@ class Directs:
     def close(self) -> None:
         """Close those that are idle, and keep none any more."""
         self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         while (found := self._pop()) is not None:
             found.close()
