@@ -21,7 +21,7 @@ from lossserver.front import Context, Front, abort, connection_of, tenant_of
 from lossserver.outbox import PATIENCE, Outbox
 from lossserver.regions import Regions
 from lossserver.told import told
-from lossserver.turns import turns
+from lossserver.turns import joined, turns
 from lossserver.ways import Ways
 from losswire import saying, streaming
 from losswire.errors import (
@@ -86,10 +86,9 @@ class _Stream:
         )
         self._beside: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[Any] | None = None
-        # Messages that came by the bypass and that are being begun with.
-        self._taking = 0
-        # Regions asked for, and the bypass, of which the client does not know yet what became of them.
-        self._opening = 0
+        # Messages by the bypass that are being begun with; regions and ways, of which the client has
+        # not been told what became of them.
+        self._pending = 0
         self._over = False
         self._why: LossError | None = None
         self._used = asyncio.get_running_loop().time()
@@ -104,7 +103,7 @@ class _Stream:
                 del message  # which may be large, and the next long in coming
             self._over = True
             # gRPC may never end a stream that is left amid a write.
-            while self._calls.count or self._opening or self._taking:
+            while self._calls.count or self._pending:
                 await self._change()
         finally:
             self._over = True
@@ -144,24 +143,23 @@ class _Stream:
         """Wait until more may come, or the end."""
         most = SHARE * self._front.limits.max_bytes_in_flight
         while not self._over and (
-            self._calls.count + self._opening >= MOST or self._calls.bytes >= most
+            self._calls.count + self._pending >= MOST or self._calls.bytes >= most
         ):
             await self._change()
 
     async def _take_all(self, messages: Sequence[Buffer]) -> None:
         """Begin with what came by the bypass; returns once there is room for more."""
-        self._taking += 1
+        self._pending += 1
         try:
             most = self._front.limits.max_message_bytes
-            for place, message in enumerate(streaming.joined(messages, most)):
+            for place, message in enumerate(joined(messages, most)):
                 if place:
                     await asyncio.sleep(0)  # there may be thousands; others have a turn
                 if not self._over:
                     await self._take(message)
                     await self._room()
         finally:
-            self._taking -= 1
-            self._changed.set()
+            self._told()
 
     async def _take(self, message: Buffer) -> None:
         """Begin with what is in a message."""
@@ -175,7 +173,7 @@ class _Stream:
             asked = streaming.read_asked(message)
             for opened in asked.opened:
                 self._start(self._open(pb.OpenRegion.FromString(opened)))
-                self._opening += 1
+                self._pending += 1
             if asked.bypass:
                 self._offer()
             if asked.direct and self._ways.join(asked.direct):
@@ -212,7 +210,7 @@ class _Stream:
             region.name = await self._regions.open(asked)
         except Exception as error:  # noqa: BLE001  (whatever it is, the client is told)
             _, region.status = to_status(told(error))
-        self._outbox.put(saying.region(region.SerializeToString()), self._opened)
+        self._outbox.put(saying.region(region.SerializeToString()), self._told)
 
     def _offer(self) -> None:
         """Say which bypass there may be, if any."""
@@ -221,11 +219,11 @@ class _Stream:
             self._say(saying.bypass(name, port))
 
     def _say(self, written: list[Buffer]) -> None:
-        self._opening += 1
-        self._outbox.put(written, self._opened)
+        self._pending += 1
+        self._outbox.put(written, self._told)
 
-    def _opened(self) -> None:
-        self._opening -= 1
+    def _told(self) -> None:
+        self._pending -= 1
         self._changed.set()
 
     async def _change(self) -> None:

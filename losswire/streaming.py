@@ -6,14 +6,14 @@ tests/wire/test_streaming.py compares each with what protobuf makes of it.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 from losswire import frame
 from losswire.errors import MessageError
 from losswire.frame import Parts, fields
-from losswire.runs import MOST, Run, entries
+from losswire.runs import Run, entries
 from losswire.tensor import Buffer
 
 _DOUBLE = struct.Struct("<d")
@@ -39,8 +39,9 @@ _TIMEOUT = 2 << 3 | 1
 _ANSWER, _REQUEST = _bytes_tag(3), _bytes_tag(4)
 _RESPONSE, _STATUS = _bytes_tag(2), _bytes_tag(3)
 
-# Of the messages themselves.
-_CALLS, _OPENED, _DIRECT = _bytes_tag(1), _bytes_tag(3), _bytes_tag(6)
+#: Of the messages themselves.
+CALLS = _bytes_tag(1)
+_OPENED, _DIRECT = _bytes_tag(3), _bytes_tag(6)
 _CANCELLED, _CLOSED, _BYPASS = 2, 4, 5
 _ANSWERS, _REGIONS, _BYPASS_NAME = _bytes_tag(1), _bytes_tag(2), _bytes_tag(3)
 _DIRECT_PORT, _JOINED = _varint_tag(4), _varint_tag(5)
@@ -118,7 +119,7 @@ def read_asked(message: Buffer) -> Asked:
             ]
         elif isinstance(value, int):
             numbers.get(tag >> 3, []).append(value)
-        elif tag == _CALLS:
+        elif tag == CALLS:
             calls.append(_read_call(value))
         elif tag == _OPENED:
             opened.append(bytes(value))
@@ -131,39 +132,6 @@ def read_asked(message: Buffer) -> Asked:
     closed = [one & _32_BITS for one in numbers[_CLOSED]]
     bypass = any(numbers[_BYPASS][-1:])
     return Asked(calls, cancelled, opened, closed, alike, bypass, direct)
-
-
-def joined(messages: Sequence[Buffer], most: int) -> Iterator[Buffer]:
-    """The same serialised messages, those of one call each joined: so equal calls are found.
-
-    Parameters:
-        messages: serialised ComputeStreamRequests, in order.
-        most: bytes of what is joined.
-    """
-    some: list[Buffer] = []
-    size = 0
-    for message in messages:
-        own = len(message)
-        alone = not _is_one_call(message)
-        if some and (alone or len(some) == MOST or size + own > most):
-            yield some[0] if len(some) == 1 else b"".join(some)
-            some, size = [], 0
-        if alone:
-            yield message
-        else:
-            some.append(message)
-            size += own
-    if some:
-        yield some[0] if len(some) == 1 else b"".join(some)
-
-
-def _is_one_call(message: Buffer) -> bool:
-    """Whether a message has one call and nothing else."""
-    try:
-        length, at = frame.read_varint(memoryview(message), 1)
-    except (IndexError, MessageError):
-        return False
-    return message[0] == _CALLS and at + length == len(message)
 
 
 def _read_call(message: memoryview) -> Called:
