@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 
+from losswire.bypass import unsent
 from losswire.direct import IDLE, MAGIC, NAME, WELCOME, prepare
 from losswire.errors import UnreachableError
 from losswire.tensor import Buffer
@@ -85,10 +86,8 @@ class Connection:
                 count = self.line.sendmsg((head, content))
             except BlockingIOError:
                 count = 0
-            if count < len(head):
-                await loop.sock_sendall(self.line, head[count:])
-                count = len(head)
-            await loop.sock_sendall(self.line, memoryview(content)[count - len(head) :])
+            for left in unsent((head, content), count):
+                await loop.sock_sendall(self.line, left)
 
     def given_up(self) -> socket.socket:
         """Its socket, for good."""

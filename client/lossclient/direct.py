@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 
 from lossclient.line import FOR_EVER, Line
 from losswire import direct
+from losswire.bypass import unsent
 from losswire.errors import LossError, MessageError
 from losswire.tensor import Buffer
 from losswire.v1 import loss_pb2 as pb
@@ -42,7 +43,7 @@ class Connection:
     Attributes:
         line: its socket.
         name: by which the server knows it.
-        came: something has come since `within`.
+        came: something has come since `fails_after`.
         until: monotonic seconds until which it may be idle.
 
     Raises:
@@ -86,12 +87,9 @@ class Connection:
         Raises:
             OSError: it has ended.
         """
-        head = direct.head(payload, len(content))
-        sent = self.line.sendmsg((head, content))
-        if sent < len(head):
-            self.line.sendall(head[sent:])
-            sent = len(head)
-        self.line.sendall(memoryview(content)[sent - len(head) :])
+        whole = direct.head(payload, len(content)), content
+        for left in unsent(whole, self.line.sendmsg(whole)):
+            self.line.sendall(left)
 
     def head(self) -> tuple[int, int]:
         """The number of the payload of the next piece, and the piece's length.

@@ -1,6 +1,7 @@
 """Calls in pieces for tests, by a client of another make: plain protobuf."""
 
 import queue
+from contextlib import contextmanager
 
 import grpc
 import numpy as np
@@ -100,3 +101,22 @@ class Made:
 
 def piece(payload, offset, content):
     return pb.ComputeLargeRequest(piece=pb.Piece(payload=payload, offset=offset, content=content))
+
+
+def labels_like(pred):
+    """0 and 1 in turn."""
+    return (np.arange(pred.size) % 2).reshape(pred.shape).astype(np.float32)
+
+
+@contextmanager
+def beginning(kind, target):
+    """What begins calls of that kind with the server there, or with another; they are closed after."""
+    begun = []
+
+    def begin(other=None, **more):
+        begun.append(kind(other or target, **more))
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        one.close()

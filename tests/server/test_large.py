@@ -13,7 +13,7 @@ from lossclient.reply import decode_reply
 from losswire.errors import DeadlineError, MessageError, MessageTooLargeError
 from losswire.tensor import unpack
 from losswire.v1 import loss_pb2 as pb
-from tests.server.large_calls import CE, PATIENCE, Made, Talk, piece
+from tests.server.large_calls import CE, PATIENCE, Made, Talk, beginning, labels_like, piece
 
 #: Looks at pred's values before it computes, so it cannot be streamed.
 ACTIVATED = {"type": "FocalLoss", "activated": True}
@@ -24,20 +24,8 @@ DICE = {"type": "DiceLoss"}
 @pytest.fixture
 def talk(server):
     """Begins calls of the shared server, or of another."""
-    begun = []
-
-    def begin(target=None, **more):
-        begun.append(Talk(target or server.target, **more))
-        return begun[-1]
-
-    yield begin
-    for one in begun:
-        one.close()
-
-
-def labels_like(pred):
-    """0 and 1 in turn."""
-    return (np.arange(pred.size) % 2).reshape(pred.shape).astype(np.float32)
+    with beginning(Talk, server.target) as begin:
+        yield begin
 
 
 @pytest.mark.parametrize(

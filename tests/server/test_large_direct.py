@@ -17,7 +17,7 @@ from losswire.errors import (
     UnreachableError,
 )
 from losswire.v1 import loss_pb2 as pb
-from tests.server.large_calls import Made, Talk
+from tests.server.large_calls import Made, Talk, beginning, labels_like
 from tests.server.talk import connected, descriptors
 
 #: Looks at pred's values before it computes, so it cannot be streamed.
@@ -104,20 +104,8 @@ class Directly(Talk):
 @pytest.fixture
 def talk(server):
     """Begins calls of the shared server, or of another."""
-    begun = []
-
-    def begin(target=None, connection=None, **more):
-        begun.append(Directly(target or server.target, connection, **more))
-        return begun[-1]
-
-    yield begin
-    for one in begun:
-        one.close()
-
-
-def labels_like(pred):
-    """0 and 1 in turn."""
-    return (np.arange(pred.size) % 2).reshape(pred.shape).astype(np.float32)
+    with beginning(Directly, server.target) as begin:
+        yield begin
 
 
 CALLS = {
