@@ -15,24 +15,16 @@ generator's limit as well as the server's: it says how late it sent.
 import argparse
 import functools
 import shlex
-import socket
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.harness import load, machine, warm
 from lossserver.bench.child import process
+from tests.conftest import find_unused_port
 
 #: Seconds that a measurement warms up.
 WARMUP = 2.0
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def counted(port: int) -> dict[str, float]:
@@ -156,7 +148,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=60, help="seconds to wait for kernels")
     args = parser.parse_args()
 
-    port = free_port()
+    port = find_unused_port()
     flags = ("--port", "0", "--device", "cpu", "--metrics-port", str(port))
     with process("lossserver", "serve", *flags, *shlex.split(args.serve)) as target:
         print(f"# {machine()}")

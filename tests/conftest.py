@@ -2,11 +2,13 @@
 
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +101,18 @@ def unused_port() -> int:
     return find_unused_port()
 
 
+#: Below what Linux hands out by itself (ip_local_port_range), above what others listen on.
+#: A port of its own range may be another connection's before a server of ours binds it, and a
+#: client that dials it may by chance be given it as its own end, and be connected to itself.
+PORTS = range(16384, 32768)
+
+
 def find_unused_port() -> int:
-    """A TCP port of this machine that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
+    """A TCP port of this machine that nobody has, and that nobody is given who asks for any."""
+    while True:
+        with suppress(OSError), socket.create_server(("127.0.0.1", secrets.choice(PORTS))) as found:
+            port: int = found.getsockname()[1]
+            return port
 
 
 CASE = re.compile(r"test_golden(?P<of>\w*)\.py::\w+\[(?P<case>.+)-(f64|f32|f16|bf16)\]$")

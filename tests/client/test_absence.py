@@ -2,28 +2,22 @@
 
 import os
 import signal
-import socket
 import time
 
 import numpy as np
 import pytest
 
 import lossclient
+from tests.conftest import find_unused_port
 
 L1 = {"type": "L1Loss"}
 ONE = np.ones((2, 3), np.float32)
 ZERO = np.zeros((2, 3), np.float32)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_nobody_there_is_an_error_that_names_the_target(caplog):
     """The first failed attempt is logged; the error says where nobody answered and how often."""
-    target = f"127.0.0.1:{free_port()}"
+    target = f"127.0.0.1:{find_unused_port()}"
     retry = lossclient.Retry(attempts=3, first_wait=0.01)
     with (
         lossclient.connect(target, retry=retry) as client,
@@ -40,7 +34,7 @@ def test_retries_end_with_the_timeout():
     """Without a server a call ends within its timeout, not later."""
     started = time.monotonic()
     with (
-        lossclient.connect(f"127.0.0.1:{free_port()}") as client,
+        lossclient.connect(f"127.0.0.1:{find_unused_port()}") as client,
         pytest.raises(lossclient.ServiceError),
     ):
         client.compute(L1, ONE, ZERO, timeout=0.5)
@@ -50,7 +44,7 @@ def test_retries_end_with_the_timeout():
 
 def test_a_server_that_comes_back_is_found(serve):
     """Killed in the middle of training and started again, it goes on answering the same client."""
-    port = str(free_port())
+    port = str(find_unused_port())
     first = serve("--port", port)
     with lossclient.connect(f"127.0.0.1:{port}") as client:
         client.compute(L1, ONE, ZERO)

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import socket
 import threading
 import urllib.request
 from pathlib import Path
@@ -20,6 +19,7 @@ from lossserver.config import Listen, Scrape
 from lossserver.measures import TABLE
 from lossserver.metrics import Metrics, exposed
 from losswire import frame
+from tests.conftest import find_unused_port
 
 DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 FOCAL = {"type": "FocalLoss"}
@@ -41,12 +41,6 @@ def samples(text):
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def scraped(port):
@@ -192,7 +186,7 @@ def test_the_docs_have_the_table():
 def test_two_servers_in_a_process_count_apart():
     """Each has a registry, and a page, of its own."""
     one, two = Metrics(), Metrics()
-    ports = free_port(), free_port()
+    ports = find_unused_port(), find_unused_port()
     one.split()
     with (
         exposed(one, Scrape(metrics_port=ports[0]), Listen()),
@@ -205,7 +199,7 @@ def test_two_servers_in_a_process_count_apart():
 
 def test_no_page_beyond_this_machine_by_accident(metrics):
     """As the losses themselves: other machines only with --insecure."""
-    scrape = Scrape(metrics_port=free_port(), metrics_host="0.0.0.0")  # noqa: S104
+    scrape = Scrape(metrics_port=find_unused_port(), metrics_host="0.0.0.0")  # noqa: S104
     with (
         pytest.raises(ValueError, match=r"metrics_host 0\.0\.0\.0 is open .* --metrics-host 127"),
         exposed(metrics, scrape, Listen()),
@@ -217,7 +211,7 @@ def test_no_page_beyond_this_machine_by_accident(metrics):
 
 def test_a_port_in_use_is_said(metrics):
     """The message names the address."""
-    scrape = Scrape(metrics_port=free_port())
+    scrape = Scrape(metrics_port=find_unused_port())
     with (
         exposed(metrics, scrape, Listen()),
         pytest.raises(OSError, match=f"cannot serve metrics on 127.0.0.1:{scrape.metrics_port}: "),
@@ -228,7 +222,7 @@ def test_a_port_in_use_is_said(metrics):
 
 def test_a_server_counts_its_calls(serve):
     """Answers, refusals and stages of a running server, and what it has in flight: nothing."""
-    port = free_port()
+    port = find_unused_port()
     server = serve("--metrics-port", str(port))
     with lossclient.connect(server.target) as client:
         for _ in range(3):
