@@ -2,18 +2,23 @@
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from losswire.offer import Offer
 
 
-def offered(descriptor: int) -> Offer:
-    """An offer that is handed out as soon as somebody asks."""
+@contextmanager
+def offered(descriptor: int) -> Iterator[str]:
+    """The name of an offer that is handed out as soon as somebody asks; left once somebody has."""
     offer = Offer(os.dup(descriptor))
 
-    def hand_out():
+    def hand_out() -> None:
         offer.listening.setblocking(True)
         offer.hand_out()
         offer.end()
 
-    threading.Thread(target=hand_out, daemon=True).start()
-    return offer
+    handing = threading.Thread(target=hand_out, daemon=True)
+    handing.start()
+    yield offer.name
+    handing.join()

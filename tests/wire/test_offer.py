@@ -49,11 +49,11 @@ def test_a_name_is_random_and_only_its_user_may_ask(descriptor):
 
 def test_a_name_is_good_for_once(descriptor):
     """Who comes second finds nothing, or is let go as the socket closes; and no name is left."""
-    name = offered(descriptor).name
-    os.close(offer.taken(name))
+    with offered(descriptor) as name:
+        os.close(offer.taken(name))
+        with pytest.raises(OSError, match=r"refused|No such file|reset by peer|must come from"):
+            offer.taken(name)
 
-    with pytest.raises(OSError, match=r"refused|No such file|reset by peer|must come from"):
-        offer.taken(name)
     assert name not in names()
 
 

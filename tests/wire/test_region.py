@@ -37,8 +37,9 @@ def descriptor():
 def test_another_process_has_the_same_memory(descriptor):
     """What one that was told the name writes, the maker reads."""
     ours = region.mapped(descriptor, SIZE)
-    taking = [sys.executable, "-c", TAKE, offered(descriptor).name]
-    subprocess.run(taking, check=True)  # noqa: S603  (our own program)
+    with offered(descriptor) as name:
+        taking = [sys.executable, "-c", TAKE, name]
+        subprocess.run(taking, check=True)  # noqa: S603  (our own program)
 
     assert ours[:6] == b"hello\0"
 
@@ -55,8 +56,8 @@ def test_nobody_can_cut_it_off(descriptor):
 
 def test_who_hands_out_too_little_is_not_believed(descriptor):
     """A region that is shorter than was said is not mapped."""
-    with pytest.raises(OSError, match="must have"):
-        region.taken(offered(descriptor).name, SIZE + 1)
+    with offered(descriptor) as name, pytest.raises(OSError, match="must have"):
+        region.taken(name, SIZE + 1)
 
 
 def test_who_could_cut_it_off_is_not_believed():
@@ -64,8 +65,8 @@ def test_who_could_cut_it_off_is_not_believed():
     loose = os.memfd_create("loose", os.MFD_ALLOW_SEALING)
     os.truncate(loose, SIZE)
     try:
-        with pytest.raises(OSError, match="sealed"):
-            region.taken(offered(loose).name, SIZE)
+        with offered(loose) as name, pytest.raises(OSError, match="sealed"):
+            region.taken(name, SIZE)
     finally:
         os.close(loose)
 
