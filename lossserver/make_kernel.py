@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossserver.cheaper import CHEAPER, without_signs
 from lossserver.fuse import Fused
 from lossserver.kernel import Kernel, Recipe, load
 
@@ -55,7 +56,7 @@ def make(recipe: Recipe, directory: Path) -> None:
     example = [one.to(recipe.device) for one in recipe.example]
     arguments = tiled(example, _odd(example))
     reached = [one is not None for one in recipe.fused(*tiled(example, 2))[1:]]
-    program = _exported(recipe.fused, arguments)
+    program = _exported(recipe.fused, arguments, cheaper=recipe.device == "cpu")
     # No two of one name: what is loaded already is not loaded again from the same path.
     file = directory / f"{uuid.uuid4().hex}.pt2"
     aoti_compile_and_package(program, package_path=str(file), inductor_configs=_options())
@@ -66,14 +67,15 @@ def make(recipe: Recipe, directory: Path) -> None:
     compare(load(directory, device), recipe.fused, example)
 
 
-def _exported(fused: Fused, arguments: list[Tensor]) -> Any:
-    """The function as a graph of torch's operations, for any number of rows."""
+def _exported(fused: Fused, arguments: list[Tensor], *, cheaper: bool) -> Any:
+    """The function as a graph of torch's operations, or cheaper ones, for any number of rows."""
     from torch.fx.experimental.proxy_tensor import make_fx  # noqa: PLC0415
 
     def reaching(*given: Tensor) -> list[Tensor]:
         return [one for one in fused(*given) if one is not None]
 
-    graph = make_fx(reaching, tracing_mode="symbolic")(*arguments)
+    instead = dict(CHEAPER) if cheaper else {}
+    graph = without_signs(make_fx(reaching, instead, "symbolic")(*arguments))
     rows = torch.export.Dim("rows", min=2)
     return torch.export.export(
         graph, tuple(arguments), dynamic_shapes=tuple({0: rows} for _ in arguments)
