@@ -40,8 +40,8 @@ class TensorBytes(NamedTuple):
     narrow: precision.Narrow | None = None
 
 
-#: NumPy makes `dtype.name` anew each time, in Python; this is a look-up.
-_NAME_OF_NUMPY = {np.dtype(name): name for name in DTYPES if name != "bfloat16"}
+#: By dtype, of those that are in wire order. NumPy makes `dtype.name` anew each time, in Python.
+_NAME_OF_NUMPY = {np.dtype(name).newbyteorder("<"): name for name in DTYPES if name != "bfloat16"}
 
 
 def pack(array: npt.ArrayLike, field: str = "") -> TensorBytes:
@@ -51,7 +51,10 @@ def pack(array: npt.ArrayLike, field: str = "") -> TensorBytes:
         TensorError: its dtype does not travel.
     """
     array = np.asarray(array, order="C")
-    name = _NAME_OF_NUMPY.get(array.dtype) or array.dtype.name
+    known = _NAME_OF_NUMPY.get(array.dtype)
+    if known is not None and array.size:
+        return TensorBytes(known, array.shape, array.data.cast("B"))
+    name = array.dtype.name
     if name not in DTYPES:
         raise TensorError(f"dtype must be one of {', '.join(DTYPES)}", field=field, given=name)
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):

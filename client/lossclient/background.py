@@ -141,7 +141,7 @@ class Submitted(Future[T], Generic[T]):
         """
         self._late, self._stream = late, stream
         timeout = self._timeout if self.until < math.inf else None
-        self._number = stream.begin(self._parts, timeout, self._answered)
+        self._number = stream.begin(self._parts, timeout, self._answered, soon=True)
         if self.left() <= 0:  # nobody could end it before it had a number
             self.expire()
 
@@ -149,7 +149,7 @@ class Submitted(Future[T], Generic[T]):
         """Wait for it no longer, if it is not answered; whether that was so."""
         cancelled = super().cancel()
         if cancelled and self._stream is not None:
-            self._stream.cancel(self._number)
+            self._stream.cancel([self._number])
         if cancelled:
             self._end()
         return cancelled
@@ -157,7 +157,7 @@ class Submitted(Future[T], Generic[T]):
     def expire(self) -> None:
         """Its time is over."""
         stream = self._stream
-        if stream is not None and stream.cancel(self._number):
+        if stream is not None and stream.cancel([self._number]):
             error = stream.late(self._timeout)
             self._late(error)
             self._settle(error)

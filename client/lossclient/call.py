@@ -16,6 +16,8 @@ from losswire.resident import Handle, sorted_out
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 
+_BARE = (int, float, np.generic)
+
 
 def encode_call(
     config: Mapping[str, Any],
@@ -95,7 +97,7 @@ def call_message(
 
 def _arrays(value: Any) -> Any:
     """Bare numbers as arrays: a pred or weight may be one."""
-    return np.asarray(value) if isinstance(value, int | float | np.generic) else value
+    return np.asarray(value) if isinstance(value, _BARE) else value
 
 
 def _set_options(header: pb.ComputeHeader, payloads: list[Buffer], **options: Any) -> None:

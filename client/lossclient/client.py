@@ -172,10 +172,7 @@ class Client:
             else call_message(*call, terms=self.terms)
             for call in calls
         ]
-        found = [
-            one if isinstance(one, LossError) else _result(one)
-            for one in send_many(self.planes, messages, timeout)
-        ]
+        found = send_many(self.planes, messages, timeout, _result)
         if not return_errors:
             for place, one in enumerate(found):
                 if isinstance(one, LossError):

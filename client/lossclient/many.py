@@ -1,8 +1,13 @@
-"""A list of calls, the small ones sent in one message; each has its own answer or error."""
+"""A list of calls, small ones sent together; each has its own answer or error.
+
+So many go in one message as a server works on at a time: the answers to the first
+are read here while it computes the next.
+"""
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from lossclient.carrier import reading
 from lossclient.ended import EndedError, UnservedError
@@ -14,32 +19,41 @@ from lossclient.transport import RETRIED
 from lossclient.waiting import rest
 from losswire.errors import DeadlineError, LossError
 from losswire.frame import Parts
+from losswire.runs import MOST
+from losswire.streaming import Answered
 
-Found = Parts | LossError
+T = TypeVar("T")
+
+#: Makes something of the parts of a reply.
+Finish = Callable[[Parts], T]
 
 
-def send_many(planes: Planes, calls: Sequence[Parts], timeout: float | None) -> list[Found]:
-    """For each call the parts of its reply, or why there is none; retries included.
+def send_many(
+    planes: Planes, calls: Sequence[Parts], timeout: float | None, finish: Finish[T]
+) -> list[T | LossError]:
+    """For each call what is made of its reply, or why there is none; retries included.
 
     The large ones go one after the other, each the way that is the fastest for it.
     """
     until = math.inf if timeout is None else time.monotonic() + timeout
     small = [i for i, call in enumerate(calls) if planes.over_stream(call) and not reading()]
-    found: dict[int, Found] = {}
+    found: dict[int, T | LossError] = {}
     if small:
-        answers = _send_small(planes, [calls[i] for i in small], timeout)
+        answers = _send_small(planes, [calls[i] for i in small], timeout, finish)
         found.update(zip(small, answers, strict=True))
     for i, call in enumerate(calls):
         if i not in found:
             try:
-                found[i] = planes.send(call, rest(until, timeout))
+                found[i] = finish(planes.send(call, rest(until, timeout)))
             except LossError as error:
                 found[i] = error
     return [found[i] for i in range(len(calls))]
 
 
-def _send_small(planes: Planes, calls: Sequence[Parts], timeout: float | None) -> list[Found]:
-    found: dict[int, Found] = {}
+def _send_small(
+    planes: Planes, calls: Sequence[Parts], timeout: float | None, finish: Finish[T]
+) -> list[T | LossError]:
+    found: dict[int, T | LossError] = {}
     here = planes.transport.local
 
     def lacking() -> list[int]:
@@ -47,9 +61,10 @@ def _send_small(planes: Planes, calls: Sequence[Parts], timeout: float | None) -
 
     def attempt(line: Line, left: float | None) -> None:
         some = lacking()
-        for i, one in zip(some, together([calls[i] for i in some], line, left), strict=True):
+        own = together([calls[i] for i in some], line, left, finish)
+        for i, one in zip(some, own, strict=True):
             # Of two attempts at the same time, the one that is given up must not undo the other.
-            if not isinstance(found.get(i), Parts):
+            if isinstance(found.get(i), (LossError, type(None))):
                 found[i] = one
         # A server that did not answer in time may hang, which a call alone would say, too.
         late = [one for one in found.values() if isinstance(one, DeadlineError)]
@@ -60,7 +75,7 @@ def _send_small(planes: Planes, calls: Sequence[Parts], timeout: float | None) -
     def instead(left: float | None) -> None:
         assert here is not None  # noqa: S101  (for mypy)
         for i in lacking():
-            found[i] = _here(here, calls[i], left)
+            found[i] = _here(here, calls[i], left, finish)
 
     size = sum(call.size for call in calls)
     try:
@@ -71,29 +86,60 @@ def _send_small(planes: Planes, calls: Sequence[Parts], timeout: float | None) -
     return [found[i] for i in range(len(calls))]
 
 
-def _here(local: Local, call: Parts, left: float | None) -> Found:
+def _here(local: Local, call: Parts, left: float | None, finish: Finish[T]) -> T | LossError:
     try:
-        return local(call, left)
+        return finish(local(call, left))
     except LossError as error:
         return error
 
 
-def together(calls: Sequence[Parts], line: Line, timeout: float | None) -> list[Found]:
+def together(
+    calls: Sequence[Parts], line: Line, timeout: float | None, finish: Finish[T]
+) -> list[T | LossError]:
     """The same, of one attempt over the line's stream; unary calls if the server has no streams."""
     until = math.inf if timeout is None else time.monotonic() + timeout
-    found = line.keep(Stream, Stream).call_many(calls, timeout)
+    found = _over(line.keep(Stream, Stream), calls, timeout, finish)
     if ended := [i for i, one in enumerate(found) if isinstance(one, EndedError)]:
-        again = line.keep(Stream, Stream).call_many([calls[i] for i in ended], timeout)
+        again = _over(line.keep(Stream, Stream), [calls[i] for i in ended], timeout, finish)
         for i, one in zip(ended, again, strict=True):
             found[i] = one
     return [
-        _alone(call, line, until, timeout) if isinstance(one, UnservedError) else one
+        _alone(call, line, until, timeout, finish) if isinstance(one, UnservedError) else one
         for call, one in zip(calls, found, strict=True)
     ]
 
 
-def _alone(call: Parts, line: Line, until: float, timeout: float | None) -> Found:
+def _over(
+    stream: Stream, calls: Sequence[Parts], timeout: float | None, finish: Finish[T]
+) -> list[T | LossError]:
+    """The same, over that very stream."""
+    until = math.inf if timeout is None else time.monotonic() + timeout
+    starts = range(0, len(calls), MOST)
+    begun = [stream.begin_many(calls[at : at + MOST], timeout) for at in starts]
+    found: list[T | LossError] = []
     try:
-        return inline(call, line, rest(until, timeout))
+        for many in begun:
+            left = None if timeout is None else max(0.0, until - time.monotonic())
+            outcomes = stream.outcomes(many, timeout, left)
+            found += [_finished(stream, one, timeout, finish) for one in outcomes]
+    finally:
+        stream.cancel(number for many in begun for number in many.numbers)
+    return found
+
+
+def _finished(
+    stream: Stream, one: Answered | LossError, timeout: float | None, finish: Finish[T]
+) -> T | LossError:
+    try:
+        return finish(stream.read(one, timeout))
+    except LossError as error:
+        return error
+
+
+def _alone(
+    call: Parts, line: Line, until: float, timeout: float | None, finish: Finish[T]
+) -> T | LossError:
+    try:
+        return finish(inline(call, line, rest(until, timeout)))
     except LossError as error:
         return error

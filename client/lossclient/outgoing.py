@@ -3,7 +3,8 @@
 Any thread leaves something here. By gRPC the thread that sends iterates over the
 messages: while one is on its way, the next gathers. By a bypass whoever leaves
 something sends it at once, as far as the line takes it; the rest gathers, and gRPC's
-thread, which has nothing else to do then, sends it when it can.
+thread, which has nothing else to do then, sends it when it can. So does what need not
+go at once: a send costs whoever makes it a turn at the interpreter's lock.
 """
 
 import threading
@@ -16,9 +17,8 @@ from lossclient.bypass import Bypass
 from losswire.bypass import LONGEST, framed
 from losswire.tensor import Buffer
 
-#: Bytes and calls from which a message is not added to: the server begins with the first the sooner.
+#: Bytes from which a message is not added to: the server begins with the first the sooner.
 TOGETHER = 2 << 20
-MOST = 1024
 
 #: Calls that wait from which they are not gathered any further: while the server works on some, the
 #: answers to others are read here.
@@ -53,10 +53,12 @@ class Outgoing:
         self._sending = threading.Lock()
         self._rest: list[Buffer] = []
         self._full = False
+        # gRPC's thread is about to look.
+        self._rung = False
 
-    def put(self, written: list[Buffer]) -> None:
-        """Send this, of one call or none."""
-        self._put(_Bundle(written, 1, sum(map(len, written))))
+    def put(self, written: list[Buffer], *, soon: bool = False) -> None:
+        """Send this, of one call or none; or soon, together with what comes meanwhile."""
+        self._put(_Bundle(written, 1, sum(map(len, written))), soon=soon)
 
     def put_together(self, calls: Iterable[list[Buffer]]) -> None:
         """Send these calls, in one message if they fit."""
@@ -66,7 +68,7 @@ class Outgoing:
             written += call
             count += 1
             size += sum(map(len, call))
-            if size >= TOGETHER or count >= MOST:
+            if size >= TOGETHER:
                 self._put(_Bundle(written, count, size))
                 written, count, size = [], 0, 0
         self._put(_Bundle(written, count, size))
@@ -97,6 +99,7 @@ class Outgoing:
                 bypass = self._bypass
                 found = self._by_grpc()
             if bypass is not None:
+                self._rung = False  # what is left here from now on may come too late for this time
                 if not found:
                     bypass.wait()
                     self._full = False
@@ -104,13 +107,16 @@ class Outgoing:
             if found:
                 yield b"".join(found)
 
-    def _put(self, bundle: _Bundle) -> None:
+    def _put(self, bundle: _Bundle, *, soon: bool = False) -> None:
         self._waiting.append(bundle)
         bypass = self._bypass
         if bypass is None:
             self._bell.put(True)
-        else:
+        elif not soon:
             self._send(bypass)
+        elif not self._rung:
+            self._rung = True
+            self._bell.put(True)
 
     def _by_grpc(self) -> list[Buffer]:
         """What is to go by gRPC now; nothing if there is nothing."""

@@ -10,7 +10,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 from lossclient.carrier import Carrier
 from lossclient.ended import UnservedError, told_by
@@ -24,6 +24,23 @@ from losswire.streaming import Answered, Told
 from losswire.v1 import loss_pb2 as pb
 
 Settle = Callable[[Answered | LossError], None]
+
+
+#: Calls in flight with which a server is taken to be busy for as long as another thread needs to
+#: send what has gathered.
+FEW = 4
+
+
+class Many(NamedTuple):
+    """Calls that were sent together.
+
+    Attributes:
+        numbers: to `cancel` them by.
+        gathering: what becomes of them.
+    """
+
+    numbers: list[int]
+    gathering: Gathering[Answered]
 
 
 class Stream:
@@ -70,11 +87,11 @@ class Stream:
         """
         waiting = Waiting[Answered]()
         number = self.begin(parts, timeout, waiting.settle, answer)
-        self._wait(waiting, timeout, [number])
+        self._wait(waiting, timeout, [number], timeout)
         return self.read(waiting.found, timeout)
 
-    def call_many(self, calls: Sequence[Parts], timeout: float | None) -> list[Parts | LossError]:
-        """For each call the parts of its answer, or why there is none. They go in one message."""
+    def begin_many(self, calls: Sequence[Parts], timeout: float | None) -> Many:
+        """Send calls in one message, and do not wait."""
         gathering = Gathering[Answered](len(calls))
         numbers = [
             self._expect(functools.partial(gathering.settle_one, place))
@@ -84,17 +101,36 @@ class Stream:
             saying.call(number, timeout, parts)
             for number, parts in zip(numbers, calls, strict=True)
         )
-        told: LossError | None
+        return Many(numbers, gathering)
+
+    def outcomes(
+        self, many: Many, timeout: float | None, left: float | None
+    ) -> list[Answered | LossError]:
+        """What became of calls that were sent together, for `read`.
+
+        Parameters:
+            many: the calls.
+            timeout: seconds that they have.
+            left: of these; None is for ever.
+        """
+        numbers, gathering = many
+        told: Any  # None if all are there
         try:
             self._check(numbers)
-            self._wait(gathering, timeout, numbers)
+            self._wait(gathering, timeout, numbers, left)
             told = gathering.found
         except LossError as error:
             told = error
-        return [self._outcome(found or told, timeout) for found in gathering.all]
+        return [told if one is None else one for one in gathering.all]
 
     def begin(
-        self, parts: Parts, timeout: float | None, settle: Settle, answer: bytes = b""
+        self,
+        parts: Parts,
+        timeout: float | None,
+        settle: Settle,
+        answer: bytes = b"",
+        *,
+        soon: bool = False,
     ) -> int:
         """Send a call, and do not wait; the number to `cancel` it by.
 
@@ -103,21 +139,23 @@ class Stream:
             timeout: seconds after which the server gives it up; None is never.
             settle: called once, in another thread, with what became of it.
             answer: a serialised Span, where tensors of the answer may be written.
+            soon: nobody waits for this one yet: where more than FEW are in flight it may gather.
 
         Raises:
             LossError: the stream is over.
         """
         number = self._expect(settle)
-        self._outgoing.put(saying.call(number, timeout, parts, answer))
+        soon = soon and len(self._flying) > FEW
+        self._outgoing.put(saying.call(number, timeout, parts, answer), soon=soon)
         self._check([number])
         return number
 
-    def cancel(self, number: int) -> bool:
-        """Wait for a call no longer, and whether it was waited for; it is not settled after that."""
-        if self._flying.pop(number, None) is None:
-            return False
-        self._outgoing.put(saying.cancelled([number]))
-        return True
+    def cancel(self, numbers: Iterable[int]) -> bool:
+        """Wait for calls no longer, and whether one was waited for; none is settled after that."""
+        waited = [number for number in numbers if self._flying.pop(number, None)]
+        if waited:
+            self._outgoing.put(saying.cancelled(waited))
+        return bool(waited)
 
     def read(self, outcome: Answered | LossError, timeout: float | None) -> Parts:
         """The parts of an answer.
@@ -182,25 +220,21 @@ class Stream:
         if self._over is not None and [n for n in numbers if self._flying.pop(n, None)]:
             raise self._over
 
-    def _wait(self, waiting: Waiting[Any], timeout: float | None, numbers: Iterable[int]) -> None:
+    def _wait(
+        self,
+        waiting: Waiting[Any],
+        timeout: float | None,
+        numbers: Iterable[int],
+        left: float | None,
+    ) -> None:
         """Wait for what these calls find; give them up if that ends in any other way."""
         attempt = current()
         try:
             with attempt.ended_by(waiting.give_up) if attempt else nullcontext():
-                if not waiting.wait(timeout):
+                if not waiting.wait(left):
                     raise self.late(timeout)
         finally:
-            for number in numbers:
-                self.cancel(number)
-
-    def _outcome(
-        self, found: Answered | LossError | None, timeout: float | None
-    ) -> Parts | LossError:
-        assert found is not None  # noqa: S101  (for mypy: all are there)
-        try:
-            return self.read(found, timeout)
-        except LossError as error:
-            return error
+            self.cancel(numbers)
 
     def _failed(self, status: bytes, timeout: float | None) -> LossError:
         told = told_by(status)
