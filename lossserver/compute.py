@@ -78,7 +78,7 @@ def _alone(job: Job, staging: Staging) -> Computed:
     upstream = [
         one for name, out in outputs.items() for one in _upstream(name, out, call.grad_output)
     ]
-    grads = _grads(list(tensors(outputs)), leaves, upstream)
+    grads = _grads(tensors(outputs), leaves, upstream)
     given = job.call.inputs
     return Computed(
         losses={
@@ -126,10 +126,10 @@ def _by_name(
 
 def _upstream(name: str, out: Any, given: Mapping[str, Any]) -> list[Tensor]:
     """The upstream gradient of each tensor of an output."""
-    outs = list(tensors(out))
+    outs = tensors(out)
     if name not in given:
         return [torch.ones_like(one) for one in outs]
-    found = list(tensors(given[name]))
+    found = tensors(given[name])
     shapes = [list(one.shape) for one in outs]
     if [list(one.shape) for one in found] != shapes:
         raise RefusedError(

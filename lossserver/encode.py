@@ -1,6 +1,7 @@
 """Result → message: the reply's header, and the tensors' bytes as they lie."""
 
 import functools
+import struct
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,9 +13,12 @@ from lossserver.job import Computed, Job, Result
 from lossserver.tree import map_tensors, zip_tensors
 from lossserver.wishes import NO_WISHES, to_bytes
 from losswire import tensor, value
-from losswire.frame import Parts
+from losswire.frame import Parts, varint
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
+
+#: Timings from queue to encode, a tag before each.
+_STAGES = struct.Struct("<BdBdBdBd")
 
 
 def encode(result: Result, decode_seconds: float, job: Job | None = None) -> Parts:
@@ -27,16 +31,16 @@ def encode(result: Result, decode_seconds: float, job: Job | None = None) -> Par
     else:
         header = _plain_header(computed, payloads)
     header = header or _header(computed, payloads)
-    timings = pb.Timings(
-        queue=result.queue,
-        decode=decode_seconds,
-        compute=result.compute,
-        batch=result.batch,
-        fused=result.computed.fused,
-        encode=time.perf_counter() - started,
-    )
     # Two serialised messages in a row are one, merged.
-    return Parts(header + pb.ResultHeader(timings=timings).SerializeToString(), payloads)
+    timings = _timings(result, decode_seconds, time.perf_counter() - started)
+    return Parts(header + timings, payloads)
+
+
+def _timings(result: Result, decode: float, encode: float) -> bytes:
+    """A serialised ResultHeader that has nothing else. protobuf takes three times as long."""
+    stages = _STAGES.pack(0x09, result.queue, 0x11, decode, 0x19, result.compute, 0x21, encode)
+    inside = stages + b"\x28" + varint(result.batch) + b"\x30\x01" * result.computed.fused
+    return b"\x22" + varint(len(inside)) + inside
 
 
 def _as_wished(computed: Computed, job: Job) -> Computed:

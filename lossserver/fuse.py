@@ -46,7 +46,7 @@ class Fused:
 
     def __call__(self, *flat: Tensor) -> list[Tensor | None]:
         """The values, then a gradient for each leaf of `wanted`; None where none reaches it."""
-        count = len(list(tensors(self.inputs)))
+        count = len(tensors(self.inputs))
         inputs, leaves = self._tracked(flat[:count])
         with torch.set_grad_enabled(bool(leaves)):
             rows = self.formula.formula(**inputs)

@@ -185,7 +185,7 @@ def _blank(header: pb.ComputeHeader, reader: Reader) -> Call:
     read = {name: reader.read(value, name) for name, value in header.inputs.items()}
     # An input that is null is one that is not there, as a client of ours sends none.
     inputs = {name: given for name, given in read.items() if given is not None}
-    if not any(True for _ in tensors(inputs)):
+    if not tensors(inputs):
         raise TensorError(
             "a call must have at least one tensor (a list of numbers is none)",
             field="inputs",
@@ -210,7 +210,7 @@ def _blank(header: pb.ComputeHeader, reader: Reader) -> Call:
 
 
 def _check_upstream(tree: Any) -> None:
-    leaves = [tree] if isinstance(tree, Tensor) else list(tensors(tree))
+    leaves = tensors(tree)
     odd = [name_of(leaf.dtype) for leaf in leaves if not leaf.is_floating_point()]
     if odd or not leaves:
         raise TensorError(
@@ -228,7 +228,7 @@ def _check_wrt(call: Call) -> None:
                 field="wrt",
                 given=wanted,
             )
-        leaves = list(tensors(call.inputs[wanted]))
+        leaves = tensors(call.inputs[wanted])
         if not any(leaf.is_floating_point() for leaf in leaves):
             raise TensorError(
                 "a gradient goes with a floating-point input",

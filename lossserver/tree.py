@@ -1,6 +1,6 @@
 """Trees of tensors: nested dicts and lists, as inputs and gradients come."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,16 +29,19 @@ def zip_tensors(join: Callable[[Tensor, Tensor], Any], left: Any, right: Any) ->
     return None
 
 
-def tensors(tree: Any) -> Iterator[Tensor]:
+def tensors(tree: Any) -> list[Tensor]:
     """The tensors of a tree, in order."""
     if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for value in tree.values():
-            yield from tensors(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from tensors(value)
+        return [tree]
+    found: list[Tensor] = []
+    for value in (
+        tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    ):
+        if isinstance(value, Tensor):
+            found.append(value)
+        else:
+            found += tensors(value)
+    return found
 
 
 def precision(tree: Any) -> torch.dtype:

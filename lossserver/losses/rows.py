@@ -179,7 +179,7 @@ class Rows:
     @cached_property
     def leaves(self) -> list[Tensor]:
         """The tensors of all inputs, in order."""
-        return list(tensors(self.inputs))
+        return tensors(self.inputs)
 
     def part(self, start: int, stop: int) -> "Rows":
         """A range of them. Not of rows whose weight's gradient is wanted."""

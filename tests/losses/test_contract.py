@@ -238,7 +238,7 @@ def test_on_cuda_as_on_the_cpu(case):
 def test_no_loss_writes_into_its_inputs(case):
     """They may be a tensor that stays with the server, which the next call reads, too."""
     job = job_of(case.config, case.inputs(5), **case.options)
-    leaves = list(tensors([dict(job.call.inputs), dict(job.call.grad_output), job.call.state]))
+    leaves = tensors([dict(job.call.inputs), dict(job.call.grad_output), job.call.state])
     before = [leaf.clone() for leaf in leaves]
     results(job)
 

@@ -24,7 +24,7 @@ def agrees(jobs):
         found = compute(jobs, DEVICE)
     for ours, theirs in zip(found, expected, strict=True):
         for tree in ("losses", "grads", "state"):
-            leaves = [list(tensors(getattr(one, tree))) for one in (ours, theirs)]
+            leaves = [tensors(getattr(one, tree)) for one in (ours, theirs)]
             assert all(type(leaf) is torch.Tensor for leaf in leaves[0])
             assert_all_close(*leaves)
     return reads

@@ -43,7 +43,7 @@ ODD_NUMBERS = [1e200, math.inf, 5e-324]
 
 def refused_or_computed(config, inputs, **options):
     """Compute the call, with the gradients of all that can have one, unless it is refused."""
-    given = {name: list(tensors(tree)) for name, tree in inputs.items()}
+    given = {name: tensors(tree) for name, tree in inputs.items()}
     wrt = [name for name in given if any(x.is_floating_point() for x in given[name])]
     try:
         job = job_of(config, inputs, wrt=wrt, **options)

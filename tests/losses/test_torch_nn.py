@@ -117,7 +117,7 @@ def test_adaptive_log_softmax_as_torch(rows, head_bias):
 
     assert_all_close(ours.loss, found.loss.detach())
     assert_all_close(rows_of_it.loss, -found.output.detach())
-    assert_all_close(list(tensors([ours.grads[name] for name in names])), list(theirs))
+    assert_all_close(tensors([ours.grads[name] for name in names]), list(theirs))
 
 
 def test_callers_in_a_batch_have_their_own_divisors():

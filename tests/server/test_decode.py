@@ -57,12 +57,13 @@ def test_a_job_knows_whose_it_is():
 def test_a_reply_says_whether_a_kernel_made_it(fused):
     """Beside how long it took."""
     computed = Computed(losses={"loss": torch.zeros(())}, grads={}, fused=fused)
-    result = Result(computed=computed, batch=3, queue=0.25, compute=0.5)
+    result = Result(computed=computed, batch=300, queue=0.25, compute=0.5)
     serialised = encode(result, 0.125).header
     timings = pb.ResultHeader.FromString(serialised).timings
 
     assert timings.fused == fused
-    assert (timings.decode, timings.queue, timings.compute, timings.batch) == (0.125, 0.25, 0.5, 3)
+    assert (timings.decode, timings.queue, timings.compute, timings.batch) == (0.125, 0.25, 0.5, 300)
+    assert timings.encode > 0
 
 
 @pytest.mark.parametrize(
