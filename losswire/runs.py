@@ -11,7 +11,7 @@ entry (streaming.py), and means the same.
 
 import functools
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -193,29 +193,31 @@ class Fronts(NamedTuple):
     """What stands before the payloads of an entry.
 
     Attributes:
-        inside: tag and length of its request or response, after id and timeout.
-        each: before each payload; before the first also the header.
-        size: bytes of the request or response.
+        first: before the first payload, after id and timeout: tag and length of the request or
+            response, and the header.
+        others: before each of the others.
+        size: bytes of an entry but for id and timeout.
     """
 
-    inside: bytes
-    each: list[bytes]
+    first: bytes
+    others: list[bytes]
     size: int
 
 
 @functools.lru_cache(maxsize=64)
 def fronts(within: int, header: bytes, lengths: tuple[int, ...]) -> Fronts:
     """What stands before payloads of these lengths, one at least, in an entry's field of that tag."""
-    each = [b"\x12" + varint(length) for length in lengths]
-    each[0] = b"\x0a" + varint(len(header)) + header + each[0]
-    size = sum(map(len, each)) + sum(lengths)
-    return Fronts(bytes((within,)) + varint(size), each, size)
+    first, *others = [b"\x12" + varint(length) for length in lengths]
+    first = b"\x0a" + varint(len(header)) + header + first
+    inside = len(first) + sum(map(len, others)) + sum(lengths)
+    first = bytes((within,)) + varint(inside) + first
+    return Fronts(first, others, len(first) + sum(map(len, others)) + sum(lengths))
 
 
-def written(head: bytes, front: Fronts, payloads: Iterable[Buffer]) -> list[Buffer]:
+def written(head: bytes, front: Fronts, payloads: Sequence[Buffer]) -> list[Buffer]:
     """What a message with an entry is joined of, of which `head` is id and timeout; messages add up."""
-    head += front.inside
-    out: list[Buffer] = [b"\x0a" + varint(len(head) + front.size) + head]
-    for before, payload in zip(front.each, payloads, strict=True):
+    first, *others = payloads
+    out: list[Buffer] = [b"\x0a" + varint(len(head) + front.size) + head + front.first, first]
+    for before, payload in zip(front.others, others, strict=True):
         out += (before, payload)
     return out

@@ -74,7 +74,7 @@ def unpack(tensor: TensorBytes) -> npt.NDArray[Any]:
         return precision.widened(tensor.dtype, tensor.shape, tensor.buffer, tensor.narrow).view(
             dtype
         )
-    return np.frombuffer(tensor.buffer, dtype).reshape(tensor.shape)
+    return np.ndarray(tensor.shape, dtype, tensor.buffer)
 
 
 @functools.cache

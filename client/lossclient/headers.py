@@ -50,23 +50,28 @@ def plain_call(
     """The parts of a ComputeRequest whose inputs are arrays, nothing else; None of any other."""
     if type(avg_factor) not in _NUMBERS or type(reduction) not in _TEXTS:
         return None
+    layout: list[tuple[str, str, tuple[int, ...], Narrow | None]] = []
+    payloads: list[Buffer] = []
     try:
         said = marshal.dumps((config, tuple(wrt), reduction), _EXACT)
-        packed = [(name, _packed(given)) for name, given in inputs.items() if given is not None]
+        for name, given in inputs.items():
+            if given is not None:
+                dtype, shape, buffer, narrow = _packed(given)
+                layout.append((name, dtype, shape, narrow))
+                payloads.append(buffer)
     except (ValueError, TypeError, TensorError):
         return None  # there are other things among them; call.py says what is wrong with which
     # Integers in fewer bytes have one payload, too; a rounded float may have scales besides.
-    if len(said) > MAX_REMEMBERED or any(one.narrow and one.narrow.scales for _, one in packed):
+    if len(said) > MAX_REMEMBERED or any(narrow and narrow.scales for *_, narrow in layout):
         return None
-    layout = tuple([(name, one.dtype, one.shape, one.narrow) for name, one in packed])
     try:
-        header = _call_header(said, layout, terms.priority)
+        header = _call_header(said, tuple(layout), terms.priority)
     except LossError:
         return None  # such as an array in the config, of which marshal writes the bytes
     if avg_factor is not None:
         # Two serialised messages in a row are one, merged.
         header += pb.ComputeHeader(avg_factor=avg_factor).SerializeToString()
-    return Parts(header, [one.buffer for _, one in packed])
+    return Parts(header, payloads)
 
 
 def _packed(given: Any) -> TensorBytes:

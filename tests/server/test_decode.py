@@ -62,7 +62,12 @@ def test_a_reply_says_whether_a_kernel_made_it(fused):
     timings = pb.ResultHeader.FromString(serialised).timings
 
     assert timings.fused == fused
-    assert (timings.decode, timings.queue, timings.compute, timings.batch) == (0.125, 0.25, 0.5, 300)
+    assert (timings.decode, timings.queue, timings.compute, timings.batch) == (
+        0.125,
+        0.25,
+        0.5,
+        300,
+    )
     assert timings.encode > 0
 
 
