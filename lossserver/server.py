@@ -55,18 +55,14 @@ async def serve(config: Config) -> Restart | None:
     for name in before.names():
         metrics.restarted(name)
     devices = open_devices(config.device)
-    admission = Admission(config.limits)
     with contextlib.ExitStack() as around:
         kernels = around.enter_context(opened(config.fusing, metrics))
         pool = Pool(
             devices, config.batch, loop, metrics=metrics, kernels=kernels, on_lost=ending.lose
         )
-        direct = Direct(direct_line(config.listen), config.limits.max_bytes_in_flight)
-        around.callback(direct.close)
-        service = LossService(
-            Front(pool, admission, config.limits, metrics, config.residence, config.sharing, direct)
-        )
-        server, healthy = offer(service, config.limits)
+        front = front_of(config, pool, metrics)
+        around.callback(front.direct.close)
+        server, healthy = offer(LossService(front), config.limits)
         listen = replace(config.listen, port=before.port or config.listen.port)
         port = bind(server, listen)
         around.enter_context(exposed(metrics, config.scrape, config.listen))
@@ -82,17 +78,42 @@ async def serve(config: Config) -> Restart | None:
 
         await ending.near.wait()
         served = time.monotonic() - began
-        end = time.monotonic() + config.ending.drain_timeout
-        log.info("draining timeout=%s", config.ending.drain_timeout)
-        await healthy.enter_graceful_shutdown()
-        admission.drain()
-        pool.hurry()
-        await drain(server, admission, ending.at_once, config.ending.drain_timeout)
-        ended = await stop(pool, ending.at_once, end)
+        ended = await end(server, healthy, front, ending, within=config.ending.drain_timeout)
     log.info("stopped")
     if ending.wished and not ended:
         leave()
     return None if ending.wished else before.after(str(ending.lost), port, served)
+
+
+def front_of(config: Config, pool: Pool, metrics: Metrics) -> Front:
+    """What all ways into a server share."""
+    return Front(
+        pool,
+        Admission(config.limits),
+        config.limits,
+        metrics,
+        config.residence,
+        config.sharing,
+        Direct(direct_line(config.listen), config.limits.max_bytes_in_flight),
+    )
+
+
+async def end(
+    server: grpc.aio.Server,
+    healthy: health.aio.HealthServicer,
+    front: Front,
+    ending: Ending,
+    *,
+    within: float,
+) -> bool:
+    """Finish what is in flight, within so many seconds; whether all threads have ended."""
+    until = time.monotonic() + within
+    log.info("draining timeout=%s", within)
+    await healthy.enter_graceful_shutdown()
+    front.admission.drain()
+    front.pool.hurry()
+    await drain(server, front.admission, ending.at_once, within)
+    return await stop(front.pool, ending.at_once, until)
 
 
 def offer(

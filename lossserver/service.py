@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 import lossserver
-from lossserver import large, resident, stream
+from lossserver import large, resident, streams
 from lossserver.account import Account
 from lossserver.admit import Place
 from lossserver.admitted import admitted
@@ -56,7 +56,7 @@ class LossService:
 
     async def compute_stream(self, _: object, context: Context) -> None:
         """Many calls over one stream."""
-        await stream.serve(self._front, context)
+        await streams.serve(self._front, context)
 
     async def compute_large(self, _: object, context: Context) -> None:
         """One call in pieces."""

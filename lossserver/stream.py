@@ -17,7 +17,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from lossserver.calls import Calls
-from lossserver.front import Context, Front, abort, connection_of, tenant_of
+from lossserver.front import Context, Front, tenant_of
 from lossserver.outbox import PATIENCE, Outbox
 from lossserver.regions import Regions
 from lossserver.told import told
@@ -36,12 +36,6 @@ from losswire.streaming import Asked
 from losswire.tensor import Buffer
 from losswire.v1 import loss_pb2 as pb
 
-#: Streams of one connection. A client of ours has one, and two for a moment as it makes another.
-STREAMS = 8
-
-#: Streams of all connections to a Unix socket.
-UNIX_STREAMS = 256
-
 #: Calls of one stream that are not answered, from which on it is not read any further: more than wait
 #: at the door, so that what cannot be in time is refused there. And the share of all bytes in flight
 #: that they may have.
@@ -52,26 +46,7 @@ SHARE = 0.25
 IDLE = 300.0
 
 
-async def serve(front: Front, context: Context) -> None:
-    """One ComputeStream."""
-    streams, peer = front.streams, connection_of(context)
-    streams[peer] += 1
-    try:
-        # gRPC does not tell one caller of a Unix socket from another.
-        most = UNIX_STREAMS if peer.startswith("unix:") else STREAMS
-        if streams[peer] > most:
-            why: LossError | None = OverloadedError(f"a connection may have at most {most} streams")
-        else:
-            why = await _Stream(front, context).run()
-        if why is not None:
-            await abort(context, why)
-    finally:
-        streams[peer] -= 1
-        if not streams[peer]:
-            del streams[peer]
-
-
-class _Stream:
+class Stream:
     """One stream, from its first message to its end."""
 
     def __init__(self, front: Front, context: Context) -> None:

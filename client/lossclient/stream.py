@@ -6,14 +6,14 @@ the messages is carrier.py's.
 """
 
 import functools
-import itertools
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from lossclient.carrier import Carrier
 from lossclient.ended import UnservedError, told_by
+from lossclient.flying import Flying, Settle
 from lossclient.giving_up import current
 from lossclient.line import Line
 from lossclient.waiting import Gathering, Waiting
@@ -23,21 +23,13 @@ from losswire.frame import Parts
 from losswire.streaming import Answered, Told
 from losswire.v1 import loss_pb2 as pb
 
-Settle = Callable[[Answered | LossError], None]
-
-
 #: Calls in flight with which a server is taken to be busy for as long as another thread needs to
 #: send what has gathered.
 FEW = 4
 
 
 class Many(NamedTuple):
-    """Calls that were sent together.
-
-    Attributes:
-        numbers: to `cancel` them by.
-        gathering: what becomes of them.
-    """
+    """Calls that were sent together: numbers to `cancel` them by, and what becomes of them."""
 
     numbers: list[int]
     gathering: Gathering[Answered]
@@ -56,10 +48,8 @@ class Stream:
     def __init__(self, line: Line) -> None:
         self._target = line.target
         self._line = weakref.ref(line)
-        self._flying: dict[int, Settle] = {}
+        self._flying = Flying()
         self._asked: dict[int, Waiting[pb.Region]] = {}
-        self._numbers = itertools.count(1)
-        self._over: LossError | None = None
         self._carrier = Carrier(line, self._take, self._end)
         self._outgoing = self._carrier.outgoing
         self.thread = self._carrier.thread
@@ -94,7 +84,7 @@ class Stream:
         """Send calls in one message, and do not wait."""
         gathering = Gathering[Answered](len(calls))
         numbers = [
-            self._expect(functools.partial(gathering.settle_one, place))
+            self._flying.expect(functools.partial(gathering.settle_one, place))
             for place in range(len(calls))
         ]
         self._outgoing.put_together(
@@ -116,7 +106,7 @@ class Stream:
         numbers, gathering = many
         told: Any  # None if all are there
         try:
-            self._check(numbers)
+            self._flying.check(numbers)
             self._wait(gathering, timeout, numbers, left)
             told = gathering.found
         except LossError as error:
@@ -144,15 +134,15 @@ class Stream:
         Raises:
             LossError: the stream is over.
         """
-        number = self._expect(settle)
+        number = self._flying.expect(settle)
         soon = soon and len(self._flying) > FEW
         self._outgoing.put(saying.call(number, timeout, parts, answer), soon=soon)
-        self._check([number])
+        self._flying.check([number])
         return number
 
     def cancel(self, numbers: Iterable[int]) -> bool:
         """Wait for calls no longer, and whether one was waited for; none is settled after that."""
-        waited = [number for number in numbers if self._flying.pop(number, None)]
+        waited = self._flying.drop(numbers)
         if waited:
             self._outgoing.put(saying.cancelled(waited))
         return bool(waited)
@@ -186,8 +176,8 @@ class Stream:
         asked = self._asked[number] = Waiting[pb.Region]()
         region = pb.OpenRegion(region=number, bytes=size)
         self._outgoing.put(saying.opened(region.SerializeToString()))
-        if self._over is not None:
-            asked.settle(self._over)
+        if self._flying.over is not None:
+            asked.settle(self._flying.over)
         there = asked.wait(timeout)
         del self._asked[number]
         if not there:
@@ -206,19 +196,6 @@ class Stream:
     def close(self) -> None:
         """End the stream. Calls in flight end with CancelledError."""
         self._carrier.end()
-
-    def _expect(self, settle: Settle) -> int:
-        number = next(self._numbers)
-        self._flying[number] = settle
-        return number
-
-    def _check(self, numbers: Iterable[int]) -> None:
-        """Raise why the stream is over, if nobody else will settle these calls.
-
-        Called when they are in flight: if it ends after that, they will be.
-        """
-        if self._over is not None and [n for n in numbers if self._flying.pop(n, None)]:
-            raise self._over
 
     def _wait(
         self,
@@ -252,9 +229,7 @@ class Stream:
     def _take(self, told: Told) -> None:
         """Hand out what the server says."""
         for answer in told.answers:
-            settle = self._flying.pop(answer.id, None)
-            if settle is not None:
-                settle(answer)
+            self._flying.settle(answer)
         for serialised in told.regions:
             region = pb.Region.FromString(serialised)
             asked = self._asked.get(region.region)
@@ -268,9 +243,6 @@ class Stream:
         if line is not None and type(over) is not UnservedError:
             line.forget(self)
         # Not before: who is told so asks for a new one.
-        self._over = over
-        while self._flying:
-            _, settle = self._flying.popitem()
-            settle(over)
+        self._flying.end(over)
         for asked in list(self._asked.values()):
             asked.settle(over)

@@ -293,7 +293,7 @@ def test_of_many_messages_others_have_a_turn_between():
     async def scenario():
         limits = Limits()
         front = Front(pool_of(), Admission(limits), limits, Metrics())
-        one = stream._Stream(front, Silent())
+        one = stream.Stream(front, Silent())
         taking = asyncio.ensure_future(one._take_all([b""] * 100))
         turns = 0
         while not taking.done():

@@ -12,7 +12,7 @@ import pytest
 
 import lossclient
 from lossclient.call import encode_call
-from lossserver import stream
+from lossserver import streams
 from losswire import frame
 from losswire.v1 import loss_pb2 as pb
 from losswire.v1 import loss_pb2_grpc
@@ -153,7 +153,7 @@ def test_a_connection_has_few_streams(talk):
     """One more than that is refused, and the others go on."""
     many = talk()
     opened = []
-    for _ in range(stream.STREAMS - 1):
+    for _ in range(streams.STREAMS - 1):
         method = loss_pb2_grpc.LossServiceStub(many._channel).ComputeStream
         to_send = queue.SimpleQueue()
         to_send.put(pb.ComputeStreamRequest(calls=[pb.StreamCall(id=1, request=request_of())]))
