@@ -209,4 +209,5 @@ def direct_line(listen: Listen) -> socket.socket | None:
         )
     except OSError as error:
         target = listen.target(listen.direct_port)
-        raise OSError(f"cannot listen on {target} (--direct-port): {error.strerror}") from None
+        why = str(error.strerror).partition(" (while")[0]  # which would say the address again
+        raise OSError(f"cannot listen on {target} (--direct-port): {why}") from None

@@ -58,7 +58,7 @@ def test_a_port_that_is_taken_is_said():
     """With the option that gives another."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        why = rf"cannot listen on 127\.0\.0\.1:{port} \(--direct-port\): Address already in use"
+        why = rf"cannot listen on 127\.0\.0\.1:{port} \(--direct-port\): Address already in use$"
         with pytest.raises(OSError, match=why):
             direct_line(Listen(direct_port=port))
 
