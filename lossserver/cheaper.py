@@ -7,7 +7,7 @@ which a kernel computes once:
     σ(x) = (1 or t) / (1 + t)        softplus(x) = max(x, 0) + log(1 + t)
 
 and log(1 + t) of a t in [0, 1] is a polynomial. Beside torch's an answer differs by
-one or two ulp. In float32 only: a double would need twice as many terms.
+an ulp or two. In float32 only: a double would need twice as many terms.
 
 Formulas are written with both softplus(x) and softplus(-x), for neither cancels; the
 exponential, and the logarithm, are those of |x| and the same for both.

@@ -51,5 +51,6 @@ class Flying:
         """Tell whoever waits, now or later, that there will be no more answers."""
         self.over = over
         while self._calls:
-            _, settle = self._calls.popitem()
-            settle(over)
+            for number in list(self._calls):
+                if (settle := self._calls.pop(number, None)) is not None:  # or it was dropped
+                    settle(over)

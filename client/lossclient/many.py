@@ -14,7 +14,7 @@ from lossclient.ended import EndedError, UnservedError
 from lossclient.line import Line
 from lossclient.local import Local
 from lossclient.planes import Planes, inline
-from lossclient.stream import Stream
+from lossclient.stream import Many, Stream
 from lossclient.transport import RETRIED
 from lossclient.waiting import rest
 from losswire.errors import DeadlineError, LossError
@@ -114,16 +114,18 @@ def _over(
 ) -> list[T | LossError]:
     """The same, over that very stream."""
     until = math.inf if timeout is None else time.monotonic() + timeout
-    starts = range(0, len(calls), MOST)
-    begun = [stream.begin_many(calls[at : at + MOST], timeout) for at in starts]
+    begun: list[Many] = []
     found: list[T | LossError] = []
     try:
+        for at in range(0, len(calls), MOST):
+            begun.append(stream.begin_many(calls[at : at + MOST], timeout))  # noqa: PERF401  (so that it is ended)
         for many in begun:
             left = None if timeout is None else max(0.0, until - time.monotonic())
             outcomes = stream.outcomes(many, timeout, left)
             found += [_finished(stream, one, timeout, finish) for one in outcomes]
     finally:
-        stream.cancel(number for many in begun for number in many.numbers)
+        for many in begun:  # apart: a message may have some thousand numbers, and no more
+            stream.cancel(many.numbers)
     return found
 
 

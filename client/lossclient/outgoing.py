@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from lossclient.bypass import Bypass
 from losswire.bypass import LONGEST, framed
+from losswire.frame import LARGE
 from losswire.tensor import Buffer
 
 #: Bytes from which a message is not added to: the server begins with the first the sooner.
@@ -53,8 +54,6 @@ class Outgoing:
         self._sending = threading.Lock()
         self._rest: list[Buffer] = []
         self._full = False
-        # gRPC's thread is about to look.
-        self._rung = False
 
     def put(self, written: list[Buffer], *, soon: bool = False) -> None:
         """Send this, of one call or none; or soon, together with what comes meanwhile."""
@@ -77,6 +76,7 @@ class Outgoing:
         """Send by a bypass from now on, but for what is too long for it."""
         with self._sending:
             self._bypass = bypass
+        self._bell.put(True)  # whoever left something meanwhile could not send it
 
     def leave(self, bypass: Bypass) -> None:
         """Send nothing more by a bypass: it has ended, and so will the stream."""
@@ -99,7 +99,6 @@ class Outgoing:
                 bypass = self._bypass
                 found = self._by_grpc()
             if bypass is not None:
-                self._rung = False  # what is left here from now on may come too late for this time
                 if not found:
                     bypass.wait()
                     self._full = False
@@ -114,8 +113,7 @@ class Outgoing:
             self._bell.put(True)
         elif not soon:
             self._send(bypass)
-        elif not self._rung:
-            self._rung = True
+        elif self._bell.empty():  # or gRPC's thread will look, and after this
             self._bell.put(True)
 
     def _by_grpc(self) -> list[Buffer]:
@@ -128,8 +126,8 @@ class Outgoing:
         """What waits, up to a message."""
         waiting = self._waiting
         written, calls, size = waiting.popleft()
-        # What two bundles have together is below what a message may have.
-        while size < TOGETHER and calls < GATHERED and waiting:
+        # What is large stays by itself: it lies aligned, and together it might be too long.
+        while size < TOGETHER and calls < GATHERED and waiting and waiting[0].size < LARGE:
             more = waiting.popleft()
             written += more.written
             calls += more.calls

@@ -9,6 +9,7 @@ import pytest
 from lossclient.bypass import Bypass
 from lossclient.outgoing import Outgoing
 from losswire.bypass import Incoming
+from losswire.frame import LARGE
 
 
 @pytest.fixture
@@ -77,3 +78,28 @@ def test_nothing_is_left(ends, outgoing, sending):
         found = b"".join(received(ends[1], 12000))
 
     assert [found.count(b"%d" % number) for number in range(4)] == [3000] * 4
+
+
+def test_what_comes_as_the_bypass_does_is_sent(ends):
+    """Who leaves something while the way changes cannot send it: the other thread does."""
+    outgoing = Outgoing()
+    with outgoing._sending:
+        outgoing._bypass = bypass = Bypass(ends[0])
+        outgoing.put([b"a"])
+    threads = [threading.Thread(target=lambda: list(outgoing.messages()))]
+    threads[0].start()
+    outgoing.go_by(bypass)
+
+    assert received(ends[1], 1) == [b"a"]
+    outgoing.end()
+    threads[0].join()
+
+
+def test_what_is_large_goes_by_itself(ends, outgoing, sending):
+    """Behind what has gathered it would lie anywhere, and be too long together."""
+    for _ in range(3):
+        outgoing.put([b"a"], soon=True)
+    outgoing.put([bytes(LARGE)])
+    sending()  # more than the line takes at once
+
+    assert [len(one) for one in received(ends[1], 3 + LARGE)] == [3, LARGE]

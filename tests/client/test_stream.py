@@ -15,6 +15,8 @@ import pytest
 
 import lossclient
 from lossclient import carrier
+from lossclient.call import call_message
+from lossclient.many import together
 from lossclient.stream import Stream
 from tests.conftest import PATIENCE
 
@@ -373,3 +375,19 @@ def test_a_fork_waits_for_a_stream_that_opens(server):
     subprocess.run(  # noqa: S603  (our own command)
         [sys.executable, "-c", FORKS_AT_ONCE, server.target], timeout=PATIENCE, check=True
     )
+
+
+def test_a_list_that_is_interrupted_harms_nobody_else(server, connect):
+    """However long: what is left of it is given up, and the stream goes on."""
+    client = connect(server.target)
+    line, stream = line_of(client), stream_of(client)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        together([call_message(L1, ONE, ZERO)] * 4500, line, PATIENCE, interrupted)
+
+    assert client.compute(L1, ONE, ZERO).loss == 1
+    assert stream_of(client) is stream
+    assert not len(stream._flying)
