@@ -4,6 +4,7 @@ So many go in one message as a server works on at a time: the answers to the fir
 are read here while it computes the next.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,6 @@ from typing import TypeVar
 from lossclient.carrier import reading
 from lossclient.ended import EndedError, UnservedError
 from lossclient.line import Line
-from lossclient.local import Local
 from lossclient.planes import Planes, inline
 from lossclient.stream import Many, Stream
 from lossclient.transport import RETRIED
@@ -20,7 +20,6 @@ from lossclient.waiting import rest
 from losswire.errors import DeadlineError, LossError
 from losswire.frame import Parts
 from losswire.runs import MOST
-from losswire.streaming import Answered
 
 T = TypeVar("T")
 
@@ -75,7 +74,7 @@ def _send_small(
     def instead(left: float | None) -> None:
         assert here is not None  # noqa: S101  (for mypy)
         for i in lacking():
-            found[i] = _here(here, calls[i], left, finish)
+            found[i] = _outcome(functools.partial(here, calls[i], left), finish)
 
     size = sum(call.size for call in calls)
     try:
@@ -86,9 +85,10 @@ def _send_small(
     return [found[i] for i in range(len(calls))]
 
 
-def _here(local: Local, call: Parts, left: float | None, finish: Finish[T]) -> T | LossError:
+def _outcome(reply: Callable[[], Parts], finish: Finish[T]) -> T | LossError:
+    """What is made of a reply, or why there is none."""
     try:
-        return finish(local(call, left))
+        return finish(reply())
     except LossError as error:
         return error
 
@@ -122,20 +122,13 @@ def _over(
         for many in begun:
             left = None if timeout is None else max(0.0, until - time.monotonic())
             outcomes = stream.outcomes(many, timeout, left)
-            found += [_finished(stream, one, timeout, finish) for one in outcomes]
+            found += [
+                _outcome(functools.partial(stream.read, one, timeout), finish) for one in outcomes
+            ]
     finally:
         for many in begun:  # apart: a message may have some thousand numbers, and no more
             stream.cancel(many.numbers)
     return found
-
-
-def _finished(
-    stream: Stream, one: Answered | LossError, timeout: float | None, finish: Finish[T]
-) -> T | LossError:
-    try:
-        return finish(stream.read(one, timeout))
-    except LossError as error:
-        return error
 
 
 def _alone(
