@@ -98,7 +98,7 @@ async def answered(said: Outline, run: Run, asker: Asker, pool: Pool) -> list[Bu
     account.decode = time.perf_counter() - started
     result = account.result = await whole(job, pool)
     computed = time.perf_counter()
-    written = answers(job, result, account.decode, run.ids)
+    written = answers(job, result, account.decode, run)
     ended = time.perf_counter()
     account.encode, account.total = ended - computed, ended - started
     return written
@@ -167,14 +167,14 @@ def _times(shape: Sequence[int], many: int) -> tuple[int, ...]:
     return (shape[0] * many, *shape[1:])
 
 
-def answers(job: Job, result: Result, decode_seconds: float, ids: Sequence[int]) -> list[Buffer]:
-    """What a message with the answers of a bundle is joined of.
+def answers(job: Job, result: Result, decode_seconds: float, run: Run) -> list[Buffer]:
+    """What a message with the answers of a bundle is joined of: a list if its calls came as one.
 
     Parameters:
         job: the bundle.
         result: what became of it.
         decode_seconds: it took to decode.
-        ids: of its calls.
+        run: its calls.
     """
     losses, grads = dict(result.computed.losses), dict(result.computed.grads)
     first = replace(
@@ -184,4 +184,6 @@ def answers(job: Job, result: Result, decode_seconds: float, ids: Sequence[int])
     )
     header, _, _ = encode(replace(result, computed=first), decode_seconds)
     columns: list[Any] = [to_bytes(one).buffer for one in tensors([losses, grads])]
-    return saying.answers(ids, header, columns)
+    if run.listed:
+        return saying.answer_list(run.ids[0], len(run.ids), header, columns)
+    return saying.answers(run.ids, header, columns)

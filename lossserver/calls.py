@@ -8,7 +8,7 @@ at once if that goes well. Whatever does not is worked on again, each call by it
 import asyncio
 import functools
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 
 from lossserver import resident
 from lossserver.answer import Asker, answer, count_shed, give_up
@@ -17,7 +17,7 @@ from lossserver.bundle import alike, answered, most
 from lossserver.front import Front
 from lossserver.gather import answer_into
 from lossserver.outbox import Outbox
-from lossserver.pool import Pool
+from lossserver.outline import Outline
 from lossserver.regions import Regions
 from lossserver.told import let_go, statuses
 from lossserver.work import Work
@@ -26,11 +26,8 @@ from losswire.errors import DeadlineError, MessageError, OverloadedError
 from losswire.frame import Parts
 from losswire.runs import Run
 from losswire.status import to_status
-from losswire.streaming import Called
+from losswire.streaming import Called, singly
 from losswire.tensor import Buffer
-
-#: Has several calls computed as one, and gives what a message with their answers is joined of.
-Together = Callable[[Asker, Pool], Awaitable[list[Buffer]]]
 
 
 class Calls:
@@ -65,45 +62,53 @@ class Calls:
         self.count = 0
         self.bytes = 0
 
-    def begin(self, calls: Sequence[Called], run: Run | None = None) -> None:
-        """Work on calls that came together.
-
-        Parameters:
-            calls: some of a message.
-            run: what they are, if they are one: then several are worked on as one, if they may be.
+    def begin(self, calls: list[Called] | Run) -> None:
+        """Work on calls that came together; several of a run are worked on as one, if they may be.
 
         Raises:
             MessageError: two in flight have one id.
         """
-        said = None if run is None else alike(run)
-        size = 1 if said is None else most(said, alone=self._front.door.is_alone(self._tenant))
-        starts = range(0, len(calls), size)
+        if isinstance(calls, Run):
+            said = alike(calls)
+            size = 1 if said is None else most(said, alone=self._front.door.is_alone(self._tenant))
+            if said is not None and min(size, len(calls.ids)) > 1:
+                self._begin_run(calls, said, size)
+                return
+            calls = singly(calls)
         # So that the first waits for the last, and all are computed together.
+        for _ in calls:
+            self._front.pool.expect()
+        for called in calls:
+            self._begin(called)
+
+    def _begin_run(self, run: Run, said: Outline, size: int) -> None:
+        """Work on so many at a time as one."""
+        starts = range(0, len(run.ids), size)
         for _ in starts:
             self._front.pool.expect()
         for start in starts:
-            some = calls[start : start + size]
-            if said is None or run is None or len(some) == 1:
-                self._begin(some)
+            part = run.part(start, start + size)
+            if len(part.ids) == 1:
+                self._begin(singly(part)[0])
             else:
-                own = run.part(start, start + len(some))
-                self._begin(some, functools.partial(answered, said, own))
+                self._begin(part, said)
                 self._outbox.flush()  # which then is on its way while the next ones are computed
 
-    def _begin(self, calls: Sequence[Called], together: Together | None = None) -> None:
-        ids = [called.id for called in calls]
-        for place, number in enumerate(ids):
-            if number in self._running or number in ids[:place]:
-                raise MessageError("must be of no other call in flight", field="id", given=number)
-        if (why := self._front.door.refusal(self._tenant, calls[0].timeout)) is not None:
+    def _begin(self, asked: Called | Run, said: Outline | None = None) -> None:
+        """Work on a call, or on several that ask for what is said."""
+        ids = asked.ids if isinstance(asked, Run) else (asked.id,)
+        if len(set(ids)) < len(ids) or not self._running.keys().isdisjoint(ids):
+            given = ", ".join(map(str, ids))
+            raise MessageError("must be of no other call in flight", field="id", given=given)
+        if (why := self._front.door.refusal(self._tenant, asked.timeout)) is not None:
             for number in ids:
                 self._refuse(number, why)
             return
-        work = Work(calls, self._front)
+        work = Work(asked, self._front)
         self._running.update(dict.fromkeys(ids, work))
         self.count += len(ids)
         self.bytes += work.size
-        work.work = Begun(self._run(work, calls, together))
+        work.work = Begun(self._run(work, asked, said))
         if not work.work.ended and work.until < math.inf:
             self._watch(work.until)
 
@@ -135,12 +140,12 @@ class Calls:
         if self._late is not None:
             self._late.cancel()
 
-    async def _run(self, work: Work, calls: Sequence[Called], together: Together | None) -> None:
+    async def _run(self, work: Work, asked: Called | Run, said: Outline | None) -> None:
         """One call, or several at once, to what their client is told of it."""
         pool, account = self._front.pool, work.account
         try:
-            written = await self._answered(work, calls[0], together)
-            code, said = "OK", ""
+            written = await self._answered(work, asked, said)
+            code, why = "OK", ""
         except asyncio.CancelledError as error:
             let_go(error)
             if not work.late:
@@ -148,20 +153,20 @@ class Calls:
                 return
             if account.job is not None:
                 pool.drop(account.job)
-            code, said, written = statuses(work.ids, DeadlineError("the deadline passed"))
+            code, why, written = statuses(work.ids, DeadlineError("the deadline passed"))
         except Exception as error:  # noqa: BLE001  (every call ends in a status)
-            if together is not None:
+            if isinstance(asked, Run):
                 let_go(error)
-                self._begin_apart(work, calls)
+                self._begin_apart(work, asked)
                 return
             count_shed(error, account)
-            code, said, written = statuses(work.ids, error)
+            code, why, written = statuses(work.ids, error)
         self._forget(work)
         self._outbox.put(written, functools.partial(self._gone, work))
-        asyncio.get_running_loop().call_soon(account.close, code, said)
+        asyncio.get_running_loop().call_soon(account.close, code, why)
 
     async def _answered(
-        self, work: Work, called: Called, together: Together | None
+        self, work: Work, asked: Called | Run, said: Outline | None
     ) -> list[Buffer]:
         front, place = self._front, work.place
         front.pool.arrived()
@@ -173,15 +178,17 @@ class Calls:
             asker = Asker(
                 tenant=self._tenant, remaining=work.remaining(), place=place, account=work.account
             )
-            if together is not None:
-                return await together(asker, front.pool)
-            return saying.answer(called.id, await self._reply(called, asker))
+            if isinstance(asked, Run):
+                assert said is not None  # noqa: S101  (for mypy)
+                return await answered(said, asked, asker, front.pool)
+            return saying.answer(asked.id, await self._reply(asked, asker))
         finally:
             front.door.leave(self._tenant)
 
     async def _reply(self, called: Called, asker: Asker) -> Parts:
         front, place = self._front, asker.place
-        parts = frame.read(called.request)
+        request = called.request
+        parts = request if isinstance(request, Parts) else frame.read(request)
         room = self._regions.room(called.answer, parts) if called.answer else None
         if parts.elsewhere:
             find = functools.partial(self._regions.read, place)
@@ -190,12 +197,13 @@ class Calls:
             return await answer_into(room, parts, asker, front.pool)
         return await answer(parts, asker, front.pool)
 
-    def _begin_apart(self, work: Work, calls: Sequence[Called]) -> None:
+    def _begin_apart(self, work: Work, run: Run) -> None:
         """Work on calls one by one that were not to be had as one."""
         self._forget(work)
         self._gone(work)
         remaining = work.remaining()
-        self.begin([one._replace(timeout=remaining) for one in calls if one.id in work.wanted])
+        calls = [one._replace(timeout=remaining) for one in singly(run) if one.id in work.wanted]
+        self.begin(calls)
 
     def _given_up(self, work: Work) -> None:
         give_up(work.account, self._front.pool)

@@ -70,10 +70,14 @@ class Source(NamedTuple):
         """The tensors of several calls, their rows one after another, in memory of its own.
 
         Parameters:
-            columns: for each payload the bytes of all calls, uint8 [calls, bytes]. It is no wire.
+            columns: for each payload the bytes of all calls, uint8 [calls, bytes], in a message that is
+                ours if it can be written. It is no wire.
         """
-        column = columns[self.payload]
-        own = (column != 0) if self.dtype == "bool" else column.copy()
+        column = own = columns[self.payload]
+        if self.dtype == "bool":
+            own = column != 0
+        elif not (column.flags.carray and not column.ctypes.data % ALIGNMENT):
+            own = column.copy()
         return in_place(self.dtype, (len(column) * self.shape[0], *self.shape[1:]), own.data)
 
 

@@ -170,13 +170,11 @@ class Stream:
         """
         for number in asked.cancelled:
             self._calls.cancel(number)
-        begun = 0
-        for some, run in turns(asked):
-            self._calls.begin(some, run)
-            self._outbox.flush()
-            begun += len(some)
-            if begun < len(asked.calls):
+        for place, some in enumerate(turns(asked)):
+            if place:
                 await asyncio.sleep(0)
+            self._calls.begin(some)
+            self._outbox.flush()
 
     async def _open(self, asked: pb.OpenRegion) -> None:
         """Make a region, and tell of it."""
@@ -188,10 +186,8 @@ class Stream:
         self._outbox.put(saying.region(region.SerializeToString()), self._told)
 
     def _offer(self) -> None:
-        """Say which bypass there may be, if any."""
-        name, port = self._ways.bypass(), self._front.direct.port
-        if name or port:
-            self._say(saying.bypass(name, port))
+        """Say which bypass there may be, if any, and what else we take."""
+        self._say(saying.bypass(self._ways.bypass(), self._front.direct.port))
 
     def _say(self, written: list[Buffer]) -> None:
         self._pending += 1

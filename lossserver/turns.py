@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from losswire.errors import MessageError
 from losswire.frame import read_varint
 from losswire.runs import MOST, Run
-from losswire.streaming import CALLS, Asked, Called
+from losswire.streaming import CALLS, Asked, Called, singly
 from losswire.tensor import Buffer
 
 #: Calls of one message that are begun before others have a turn: what is computed together at most,
@@ -13,20 +13,35 @@ from losswire.tensor import Buffer
 TURN = 64
 
 
-def turns(asked: Asked) -> Iterator[tuple[Sequence[Called], Run | None]]:
+def turns(asked: Asked) -> Iterator[list[Called] | Run]:
     """The calls of a message that are not given up in it, so many as are begun at a time."""
-    if cancelled := set(asked.cancelled):
-        asked = Asked([call for call in asked.calls if call.id not in cancelled])
-    at = 0
-    while at < len(asked.calls):
-        run = asked.runs.get(at)
-        if run is not None:
-            end = at + len(run.ids)
+    some: list[Called] = []
+    for one in _wanted(asked):
+        if isinstance(one, Run):
+            if some:
+                yield some
+                some = []
+            yield one
         else:
-            ends = (place for place in asked.runs if place > at)
-            end = min(at + TURN, next(ends, len(asked.calls)))
-        yield asked.calls[at:end], run
-        at = end
+            some.append(one)
+            if len(some) == TURN:
+                yield some
+                some = []
+    if some:
+        yield some
+
+
+def _wanted(asked: Asked) -> Iterator[Called | Run]:
+    """The calls but for those that are given up."""
+    cancelled = set(asked.cancelled)
+    for one in asked.calls:
+        if not isinstance(one, Run):
+            if one.id not in cancelled:
+                yield one
+        elif cancelled.isdisjoint(one.ids):
+            yield one
+        else:
+            yield from (call for call in singly(one) if call.id not in cancelled)
 
 
 def joined(messages: Sequence[Buffer], most: int) -> Iterator[Buffer]:

@@ -2,16 +2,16 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
 
 from lossserver.account import Account
 from lossserver.begun import Begun
 from lossserver.front import Front
+from losswire.runs import Run
 from losswire.streaming import Called
 
 
 class Work:
-    """A call, or several of one timeout that are worked on as one.
+    """A call, or several that are worked on as one.
 
     Attributes:
         ids: chosen by the client.
@@ -26,15 +26,15 @@ class Work:
 
     __slots__ = ("account", "ids", "late", "place", "size", "until", "wanted", "work")
 
-    def __init__(self, calls: Sequence[Called], front: Front) -> None:
-        self.ids = [called.id for called in calls]
+    def __init__(self, asked: Called | Run, front: Front) -> None:
+        self.ids = asked.ids if isinstance(asked, Run) else (asked.id,)
         self.wanted = set(self.ids)
-        self.size = sum(len(called.request) for called in calls)
-        timeout = math.inf if calls[0].timeout is None else calls[0].timeout
+        self.size = asked.size
+        timeout = math.inf if asked.timeout is None else asked.timeout
         # What is no number leaves no time.
         self.until = asyncio.get_running_loop().time() + (timeout if timeout > 0 else 0.0)
-        self.place = front.admission.begin(len(calls))
-        self.account = Account(metrics=front.metrics, calls=len(calls))
+        self.place = front.admission.begin(len(self.ids))
+        self.account = Account(metrics=front.metrics, calls=len(self.ids))
         self.work: Begun
         self.late = False
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from losswire import frame
 from losswire.errors import MessageError
-from losswire.frame import read_varint, varint
+from losswire.frame import Parts, read_varint, varint
 from losswire.tensor import Buffer
 
 _ENTRY, _ID, _TIMEOUT = 1 << 3 | 2, 1 << 3, 2 << 3 | 1
@@ -41,29 +41,44 @@ Rows = npt.NDArray[np.uint8]
 
 
 class Run(NamedTuple):
-    """Entries that follow one another.
+    """Calls, or answers, that differ in their numbers alone.
 
     Attributes:
         ids: of each, in order.
         timeout: of all of them; None is for ever.
-        header: of the request, or response, that each of them holds.
-        payloads: of these: for each payload the bytes of all entries, uint8 [entries, bytes].
-        messages: the serialised requests or responses, uint8 [entries, bytes].
-        end: where in the message the next field begins.
+        header: of the request, or response, of each of them.
+        payloads: of these: for each payload the bytes of all, uint8 [calls, bytes].
+        listed: they came as a list (lists.py), whose ids follow one another.
     """
 
-    ids: list[int]
+    ids: Sequence[int]
     timeout: float | None
     header: bytes
     payloads: list[Rows]
-    messages: Rows
-    end: int
+    listed: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return len(self.ids) * len(self.header) + sum(one.size for one in self.payloads)
 
     def part(self, start: int, stop: int) -> "Run":
         """Some of them."""
         own = slice(start, stop)
-        payloads = [one[own] for one in self.payloads]
-        return self._replace(ids=self.ids[own], payloads=payloads, messages=self.messages[own])
+        return self._replace(ids=self.ids[own], payloads=[one[own] for one in self.payloads])
+
+    def apart(self) -> Iterator[tuple[int, Parts]]:
+        """Id and parts of each of them, which share one header, in memory as well."""
+        own = [[one.data for one in column] for column in self.payloads]
+        payloads = zip(*own, strict=True) if own else [()] * len(self.ids)
+        for number, each in zip(self.ids, payloads, strict=True):
+            yield number, Parts(self.header, each)
+
+
+def may_be_alike(parts: Parts) -> bool:
+    """Whether calls like this may be a list, or are found to be alike; larger ones gain nothing by it."""
+    few = parts.size < frame.LARGE and len(parts.header) <= MOST_HEADER
+    return few and bool(parts.payloads) and not parts.elsewhere
 
 
 def entries(message: Buffer, within: int) -> Iterator[tuple[int, memoryview | int | Run]]:
@@ -79,10 +94,10 @@ def entries(message: Buffer, within: int) -> Iterator[tuple[int, memoryview | in
     view = memoryview(message)
     at, left, of_few = 0, frame.MAX_FIELDS, 0
     while at < len(view) and left > 0:
-        run = _run_at(view, at, within, left) if of_few < MOST_OF_FEW else None
-        if run is not None:
+        found = _run_at(view, at, within, left) if of_few < MOST_OF_FEW else None
+        if found is not None:
+            run, at = found
             yield _ENTRY, run
-            at = run.end
             left -= len(run.ids)
             of_few += len(run.ids) < FEW
         else:
@@ -99,21 +114,19 @@ class _Form(NamedTuple):
     Attributes:
         id, header: without tag and length.
         timeout: likewise; None if there is none.
-        inside: from where on the request or response is there.
         payloads: each without tag and length.
         fixed: all that is the same in the entries of a run, but for the id.
     """
 
     id: slice
     timeout: slice | None
-    inside: int
     header: slice
     payloads: list[slice]
     fixed: list[slice]
 
 
-def _run_at(view: memoryview, at: int, within: int, most: int) -> Run | None:
-    """The run of at most so many entries that begins there; None if there is none."""
+def _run_at(view: memoryview, at: int, within: int, most: int) -> tuple[Run, int] | None:
+    """The run of at most so many entries that begins there, and its end; None if there is none."""
     if view[at] != _ENTRY:
         return None
     length, begin = read_varint(view, at + 1)
@@ -130,14 +143,13 @@ def _run_at(view: memoryview, at: int, within: int, most: int) -> Run | None:
     rows = rows[: _alike(rows, form)]
     if len(rows) == 1:
         return None
-    return Run(
+    run = Run(
         ids=_numbers(rows[:, form.id]),
         timeout=None if form.timeout is None else _DOUBLE.unpack(entry[form.timeout])[0],
         header=bytes(entry[form.header]),
         payloads=[rows[:, place] for place in form.payloads],
-        messages=rows[:, form.inside :],
-        end=at + len(rows) * size,
     )
+    return run, at + len(rows) * size
 
 
 def _form(entry: memoryview, at: int, within: int) -> _Form | None:
@@ -167,7 +179,7 @@ def _form(entry: memoryview, at: int, within: int) -> _Form | None:
     ends = [number.stop, *(one.stop for one in payloads)]
     starts = [*(one.start for one in payloads), len(entry)]
     fixed = [slice(*ends) for ends in zip(ends, starts, strict=True) if ends[0] < ends[1]]
-    return _Form(number, timeout, inside, header, payloads, fixed)
+    return _Form(number, timeout, header, payloads, fixed)
 
 
 def _alike(rows: Rows, form: _Form) -> int:

@@ -7,11 +7,12 @@ tests/wire/test_streaming.py compares each with what protobuf makes of it.
 
 import struct
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from losswire import frame, runs
+from losswire import frame, lists, runs
 from losswire.bypass import LONGEST
 from losswire.frame import Parts, varint
-from losswire.runs import MOST_HEADER, fronts
+from losswire.runs import fronts
 from losswire.tensor import Buffer
 
 _DOUBLE = struct.Struct("<d")
@@ -27,10 +28,22 @@ def call(number: int, timeout: float | None, parts: Parts, answer: bytes = b"") 
         head += b"\x11" + _DOUBLE.pack(timeout)
     if answer:
         head += b"\x1a" + varint(len(answer)) + answer
-    elif _may_be_of_a_run(parts):
+    elif runs.may_be_alike(parts):
         front = fronts(_REQUEST, parts.header, tuple(map(len, parts.payloads)))
         return runs.written(head, front, parts.payloads)
     return _entry_of(head, b"\x22", parts)
+
+
+def calls(first: int, timeout: float | None, some: Sequence[Parts]) -> list[Buffer]:
+    """What a message with a list of these calls is joined of; messages add up.
+
+    Parameters:
+        first: number of the first; those of the others follow.
+        timeout: seconds; None is for ever.
+        some: calls with equal headers, and payloads of equal lengths, none of them elsewhere.
+    """
+    head = lists.head(first, len(some), timeout)
+    return _list_of(head, some[0].header, lists.columns(some))
 
 
 def cancelled(numbers: Iterable[int]) -> list[Buffer]:
@@ -75,6 +88,11 @@ def answers(numbers: Sequence[int], header: bytes, columns: Sequence[memoryview]
     return out
 
 
+def answer_list(first: int, count: int, header: bytes, columns: Sequence[Buffer]) -> list[Buffer]:
+    """The same as one list."""
+    return _list_of(lists.head(first, count), header, columns)
+
+
 def status(number: int, status: bytes) -> list[Buffer]:
     """What a message that says how this call ended is joined of."""
     return _entry(b"\x08" + varint(number), b"\x1a", [status])
@@ -88,10 +106,10 @@ def region(region: bytes) -> list[Buffer]:
 def bypass(name: str, port: int) -> list[Buffer]:
     """What a message with the name of a bypass, and the port of direct connections, is joined of.
 
-    An empty name, and 0, is none.
+    An empty name, and 0, is none. It says, too, that lists of calls are taken.
     """
     named = b"\x1a" + varint(len(name)) + name.encode() if name else b""
-    return [named + (b"\x20" + varint(port) if port else b"")]
+    return [named + (b"\x20" + varint(port) if port else b"") + b"\x30\x01"]
 
 
 def joined() -> list[Buffer]:
@@ -99,24 +117,23 @@ def joined() -> list[Buffer]:
     return [b"\x28\x01"]
 
 
-def _may_be_of_a_run(parts: Parts) -> bool:
-    """Whether calls like this are found to be alike; larger ones gain nothing by it."""
-    few = parts.size < frame.LARGE and len(parts.header) <= MOST_HEADER
-    return few and bool(parts.payloads) and not parts.elsewhere
+def _list_of(head: bytes, header: bytes, columns: Sequence[Any]) -> list[Buffer]:
+    """The same of a list."""
+    return lists.flat(_entry_of(head, b"\x22", Parts(header, columns), b"\x3a"))
 
 
-def _entry_of(head: bytes, tag: bytes, parts: Parts) -> list[Buffer]:
+def _entry_of(head: bytes, tag: bytes, parts: Parts, field: bytes = b"\x0a") -> list[Buffer]:
     """The same of a call or answer. Those that a bypass carries have large payloads at multiples of
     ALIGNMENT.
     """
-    written = _entry(head, tag, frame.laid_out(*parts))
+    written = _entry(head, tag, frame.laid_out(*parts), field)
     if frame.LARGE <= parts.size <= LONGEST:
         # What stands before it is as long as it was, or nearly never.
-        written = _entry(head, tag, frame.laid_out(*parts, at=len(written[0])))
+        written = _entry(head, tag, frame.laid_out(*parts, at=len(written[0])), field)
     return written
 
 
-def _entry(head: bytes, tag: bytes, inside: list[Buffer]) -> list[Buffer]:
-    """Field 1 of a message of `head` and a field `tag` of what is `inside`."""
+def _entry(head: bytes, tag: bytes, inside: list[Buffer], field: bytes = b"\x0a") -> list[Buffer]:
+    """A field of a message, of `head` and a field `tag` of what is `inside`."""
     head += tag + varint(length := sum(map(len, inside)))
-    return [b"\x0a" + varint(len(head) + length) + head, *inside]
+    return [field + varint(len(head) + length) + head, *inside]

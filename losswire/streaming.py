@@ -6,11 +6,10 @@ tests/wire/test_streaming.py compares each with what protobuf makes of it.
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from losswire import frame
+from losswire import frame, lists
 from losswire.errors import MessageError
 from losswire.frame import Parts, fields
 from losswire.runs import Run, entries
@@ -44,7 +43,8 @@ CALLS = _bytes_tag(1)
 _OPENED, _DIRECT = _bytes_tag(3), _bytes_tag(6)
 _CANCELLED, _CLOSED, _BYPASS = 2, 4, 5
 _ANSWERS, _REGIONS, _BYPASS_NAME = _bytes_tag(1), _bytes_tag(2), _bytes_tag(3)
-_DIRECT_PORT, _JOINED = _varint_tag(4), _varint_tag(5)
+_DIRECT_PORT, _JOINED, _TAKES_LISTS = _varint_tag(4), _varint_tag(5), _varint_tag(6)
+_LISTS = _bytes_tag(7)
 
 
 class Called(NamedTuple):
@@ -54,33 +54,36 @@ class Called(NamedTuple):
         id: chosen by the client.
         timeout: seconds for which the caller waits; None is for ever.
         answer: a serialised Span, where tensors of the answer may go; empty for none.
-        request: a serialised ComputeRequest.
+        request: a serialised ComputeRequest, or its parts.
     """
 
     id: int
     timeout: float | None
     answer: bytes
-    request: Buffer
+    request: Buffer | Parts
+
+    @property
+    def size(self) -> int:
+        """Bytes of the request."""
+        return self.request.size if isinstance(self.request, Parts) else len(self.request)
 
 
 class Asked(NamedTuple):
     """A ComputeStreamRequest.
 
     Attributes:
-        calls: in order.
+        calls: in order; such as differ in their numbers alone as a run.
         cancelled: ids of calls whose answers nobody waits for.
         opened: serialised OpenRegions.
         closed: numbers of regions that are not used any longer.
-        runs: calls that differ in their numbers alone, by the place of the first among all calls.
         bypass: whether there is to be one.
         direct: the name of the direct connection that is to be it; empty if none is.
     """
 
-    calls: Sequence[Called] = ()
+    calls: Sequence[Called | Run] = ()
     cancelled: Sequence[int] = ()
     opened: Sequence[bytes] = ()
     closed: Sequence[int] = ()
-    runs: Mapping[int, Run] = MappingProxyType({})
     bypass: bool = False
     direct: bytes = b""
 
@@ -105,22 +108,23 @@ def read_asked(message: Buffer) -> Asked:
     Raises:
         MessageError: it is none, or has too many fields.
     """
-    calls: list[Called] = []
+    calls: list[Called | Run] = []
+    listed = 0
     opened: list[bytes] = []
     numbers: dict[int, list[int]] = {_CANCELLED: [], _CLOSED: [], _BYPASS: []}
-    alike: dict[int, Run] = {}
     direct = b""
     for tag, value in entries(message, _REQUEST):
         if isinstance(value, Run):
-            alike[len(calls)] = value
-            calls += [
-                Called(number, value.timeout, b"", request.data)
-                for number, request in zip(value.ids, value.messages, strict=True)
-            ]
+            calls.append(value)
         elif isinstance(value, int):
             numbers.get(tag >> 3, []).append(value)
         elif tag == CALLS:
             calls.append(_read_call(value))
+        elif tag == _LISTS:
+            calls.append(run := lists.read(value))
+            listed += len(run.ids)
+            if listed > frame.MAX_FIELDS:
+                raise MessageError(f"lists of a message must have at most {frame.MAX_FIELDS} calls")
         elif tag == _OPENED:
             opened.append(bytes(value))
         elif tag == _DIRECT:
@@ -131,7 +135,12 @@ def read_asked(message: Buffer) -> Asked:
     cancelled = [one & _64_BITS for one in numbers[_CANCELLED]]
     closed = [one & _32_BITS for one in numbers[_CLOSED]]
     bypass = any(numbers[_BYPASS][-1:])
-    return Asked(calls, cancelled, opened, closed, alike, bypass, direct)
+    return Asked(calls, cancelled, opened, closed, bypass, direct)
+
+
+def singly(run: Run) -> list[Called]:
+    """Each call of a run by itself."""
+    return [Called(number, run.timeout, b"", parts) for number, parts in run.apart()]
 
 
 def _read_call(message: memoryview) -> Called:
@@ -168,18 +177,20 @@ class Told(NamedTuple):
     """A ComputeStreamResponse.
 
     Attributes:
-        answers: in order.
+        answers: in order; such as differ in their numbers alone as a run.
         regions: serialised Regions.
         bypass: the name of one; empty if there is none.
         direct_port: of connections that may be it; 0 if there is none.
         joined: the one that was named is.
+        takes_lists: whether the server takes lists of calls.
     """
 
-    answers: Sequence[Answered] = ()
+    answers: Sequence[Answered | Run] = ()
     regions: Sequence[bytes] = ()
     bypass: str = ""
     direct_port: int = 0
     joined: bool = False
+    takes_lists: bool = False
 
 
 def read_told(message: Buffer) -> Told:
@@ -188,15 +199,17 @@ def read_told(message: Buffer) -> Told:
     Raises:
         MessageError: it is none.
     """
-    answers: list[Answered] = []
+    answers: list[Answered | Run] = []
     regions: list[bytes] = []
     bypass = ""
-    numbers = {_DIRECT_PORT: 0, _JOINED: 0}
+    numbers = {_DIRECT_PORT: 0, _JOINED: 0, _TAKES_LISTS: 0}
     for tag, value in entries(message, _RESPONSE):
         if isinstance(value, Run):
-            answers += _alike(value)
+            answers.append(value)
         elif isinstance(value, int):
             numbers[tag] = value
+        elif tag == _LISTS:
+            answers.append(lists.read(value))
         elif tag == _ANSWERS:
             answers.append(_read_answer(value))
         elif tag == _REGIONS:
@@ -204,17 +217,18 @@ def read_told(message: Buffer) -> Told:
         elif tag == _BYPASS_NAME:
             bypass = bytes(value).decode("ascii", "replace")
     port = numbers[_DIRECT_PORT] & _32_BITS
-    return Told(answers, regions, bypass, port, bool(numbers[_JOINED]))
+    joined, takes_lists = bool(numbers[_JOINED]), bool(numbers[_TAKES_LISTS])
+    return Told(answers, regions, bypass, port, joined, takes_lists)
 
 
-def _alike(run: Run) -> list[Answered]:
-    """The answers of a run, which share one header, in memory as well."""
-    columns = [[one.data for one in column] for column in run.payloads]
-    payloads = zip(*columns, strict=True) if columns else [()] * len(run.ids)
-    return [
-        Answered(number, Parts(run.header, own), b"")
-        for number, own in zip(run.ids, payloads, strict=True)
-    ]
+def each(answers: Iterable[Answered | Run]) -> Iterator[Answered]:
+    """The answers, each by itself."""
+    for one in answers:
+        if isinstance(one, Run):
+            for number, parts in one.apart():
+                yield Answered(number, parts, b"")
+        else:
+            yield one
 
 
 def _read_answer(message: memoryview) -> Answered:

@@ -41,7 +41,7 @@ class TensorBytes(NamedTuple):
 
 
 #: By dtype, of those that are in wire order. NumPy makes `dtype.name` anew each time, in Python.
-_NAME_OF_NUMPY = {np.dtype(name).newbyteorder("<"): name for name in DTYPES if name != "bfloat16"}
+NAME_OF_NUMPY = {np.dtype(name).newbyteorder("<"): name for name in DTYPES if name != "bfloat16"}
 
 
 def pack(array: npt.ArrayLike, field: str = "") -> TensorBytes:
@@ -51,7 +51,7 @@ def pack(array: npt.ArrayLike, field: str = "") -> TensorBytes:
         TensorError: its dtype does not travel.
     """
     array = np.asarray(array, order="C")
-    known = _NAME_OF_NUMPY.get(array.dtype)
+    known = NAME_OF_NUMPY.get(array.dtype)
     if known is not None and array.size:
         return TensorBytes(known, array.shape, array.data.cast("B"))
     name = array.dtype.name

@@ -61,6 +61,7 @@ class Carrier:
 
     Attributes:
         outgoing: what is to be sent.
+        takes_lists: the server has said that it takes lists of calls.
         thread: listens until the end.
     """
 
@@ -82,6 +83,7 @@ class Carrier:
         self._drained = threading.Event()
         self._ended = threading.Event()
         self.outgoing = Outgoing()
+        self.takes_lists = False
         self.outgoing.put(saying.wish())
         method: Any = line.channel().stream_stream(SERVICE + "ComputeStream")
         starting()
@@ -187,6 +189,8 @@ class Carrier:
             self._take(told)
         if told.joined:
             self._joined.set()
+        if told.takes_lists:
+            self.takes_lists = True
         if (told.bypass or told.direct_port) and not self._offered:
             self._offered = True
             beside = threading.Thread(

@@ -10,13 +10,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from lossclient.again import call_messages
 from lossclient.background import Background
 from lossclient.call import call_message, encode_call
 from lossclient.dense import dense
 from lossclient.estimating import estimate, learned
-from lossclient.many import send_many
+from lossclient.many import Finish, send_many
 from lossclient.planes import Planes
-from lossclient.reply import Result, decode_reply
+from lossclient.reply import Result, decode_replies, decode_reply
 from lossclient.resident import handle_of
 from lossclient.terms import USUAL, Terms, WireDtype
 from losswire import tensor
@@ -24,6 +25,7 @@ from losswire.cost import Estimate
 from losswire.errors import LossError
 from losswire.frame import Parts
 from losswire.resident import Handle
+from losswire.runs import Run
 from losswire.tensor import TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
@@ -166,13 +168,8 @@ class Client:
             RequestError: a call is at fault; its message names field and rule.
             ServiceError: the server is, or is not there.
         """
-        messages = [
-            call_message(**call, terms=self.terms)
-            if isinstance(call, Mapping)
-            else call_message(*call, terms=self.terms)
-            for call in calls
-        ]
-        found = send_many(self.planes, messages, timeout, _result)
+        messages = call_messages(calls, self.terms)
+        found = send_many(self.planes, messages, timeout, Finish(_result, _results))
         if not return_errors:
             for place, one in enumerate(found):
                 if isinstance(one, LossError):
@@ -320,12 +317,24 @@ def _result(reply: Parts) -> Result:
     return decode_reply(reply, _to_numpy)
 
 
+def _results(replies: Run) -> list[Result]:
+    return decode_replies(replies, _to_numpy, _all_to_numpy)
+
+
 def _to_numpy(given: TensorBytes) -> Any:
     """A float for a scalar, else an array of its own, writable memory."""
     array = tensor.unpack(given)
     if not given.shape:
         return array.item()
     return array if array.flags.writeable else array.copy()
+
+
+def _all_to_numpy(given: TensorBytes) -> list[Any]:
+    """The same of several tensors, of as many rows."""
+    array = tensor.unpack(given)
+    if len(given.shape) == 1:
+        return [*array.tolist()]
+    return list(array if array.flags.writeable else array.copy())
 
 
 def _parameter(found: pb.Parameter) -> dict[str, Any]:

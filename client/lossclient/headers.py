@@ -20,6 +20,7 @@ from losswire.errors import LossError, TensorError
 from losswire.frame import Parts
 from losswire.narrow import exact
 from losswire.precision import Narrow
+from losswire.runs import Rows
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
@@ -29,7 +30,7 @@ MAX_REMEMBERED = 1 << 12
 MAX_TENSORS = 16
 
 #: What marshal writes is the same for the same values only before version 3.
-_EXACT = 2
+EXACT = 2
 
 _TIMINGS = 4 << 3 | 2
 
@@ -53,7 +54,7 @@ def plain_call(
     layout: list[tuple[str, str, tuple[int, ...], Narrow | None]] = []
     payloads: list[Buffer] = []
     try:
-        said = marshal.dumps((config, tuple(wrt), reduction), _EXACT)
+        said = marshal.dumps((config, tuple(wrt), reduction), EXACT)
         for name, given in inputs.items():
             if given is not None:
                 dtype, shape, buffer, narrow = _packed(given)
@@ -108,6 +109,11 @@ class Described(NamedTuple):
     def found(self, payloads: Sequence[Buffer]) -> TensorBytes:
         """The tensor itself."""
         return TensorBytes(self.dtype, self.shape, payloads[self.payload])
+
+    def stacked(self, columns: Sequence[Rows]) -> TensorBytes:
+        """The tensors of several replies in one, of these payloads."""
+        column = np.ascontiguousarray(columns[self.payload])
+        return TensorBytes(self.dtype, (len(column), *self.shape), column.reshape(-1).data)
 
 
 class PlainReply(NamedTuple):

@@ -8,65 +8,77 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple
 
 from lossclient.carrier import reading
 from lossclient.ended import EndedError, UnservedError
 from lossclient.line import Line
 from lossclient.planes import Planes, inline
+from lossclient.reply import Result
 from lossclient.stream import Many, Stream
 from lossclient.transport import RETRIED
 from lossclient.waiting import rest
 from losswire.errors import DeadlineError, LossError
 from losswire.frame import Parts
-from losswire.runs import MOST
+from losswire.runs import MOST, Run
 
-T = TypeVar("T")
 
-#: Makes something of the parts of a reply.
-Finish = Callable[[Parts], T]
+class Finish(NamedTuple):
+    """What makes something of replies.
+
+    Attributes:
+        one: of the parts of one.
+        several: of several that differ in their numbers alone.
+    """
+
+    one: Callable[[Parts], Result]
+    several: Callable[[Run], Sequence[Result]]
+
+
+#: What becomes of a call.
+Outcome = Result | LossError
 
 
 def send_many(
-    planes: Planes, calls: Sequence[Parts], timeout: float | None, finish: Finish[T]
-) -> list[T | LossError]:
+    planes: Planes, calls: Sequence[Parts], timeout: float | None, finish: Finish
+) -> list[Outcome]:
     """For each call what is made of its reply, or why there is none; retries included.
 
     The large ones go one after the other, each the way that is the fastest for it.
     """
     until = math.inf if timeout is None else time.monotonic() + timeout
-    small = [i for i, call in enumerate(calls) if planes.over_stream(call) and not reading()]
-    found: dict[int, T | LossError] = {}
+    small = [] if reading() else [i for i, call in enumerate(calls) if planes.over_stream(call)]
+    found: dict[int, Outcome] = {}
     if small:
         answers = _send_small(planes, [calls[i] for i in small], timeout, finish)
         found.update(zip(small, answers, strict=True))
     for i, call in enumerate(calls):
         if i not in found:
             try:
-                found[i] = finish(planes.send(call, rest(until, timeout)))
+                found[i] = finish.one(planes.send(call, rest(until, timeout)))
             except LossError as error:
                 found[i] = error
     return [found[i] for i in range(len(calls))]
 
 
 def _send_small(
-    planes: Planes, calls: Sequence[Parts], timeout: float | None, finish: Finish[T]
-) -> list[T | LossError]:
-    found: dict[int, T | LossError] = {}
+    planes: Planes, calls: Sequence[Parts], timeout: float | None, finish: Finish
+) -> list[Outcome]:
+    found: list[Outcome | None] = [None] * len(calls)
     here = planes.transport.local
 
     def lacking() -> list[int]:
-        return [i for i in range(len(calls)) if isinstance(found.get(i), (*RETRIED, type(None)))]
+        return [i for i, one in enumerate(found) if one is None or isinstance(one, RETRIED)]
 
     def attempt(line: Line, left: float | None) -> None:
         some = lacking()
         own = together([calls[i] for i in some], line, left, finish)
         for i, one in zip(some, own, strict=True):
             # Of two attempts at the same time, the one that is given up must not undo the other.
-            if isinstance(found.get(i), (LossError, type(None))):
+            if found[i] is None or isinstance(found[i], LossError):
                 found[i] = one
         # A server that did not answer in time may hang, which a call alone would say, too.
-        late = [one for one in found.values() if isinstance(one, DeadlineError)]
+        late = [one for one in found if isinstance(one, DeadlineError)]
         for told in [*(found[i] for i in lacking()), *late]:
             assert isinstance(told, LossError)  # noqa: S101  (for mypy)
             raise told
@@ -80,22 +92,21 @@ def _send_small(
     try:
         planes.transport.run(attempt, timeout, size=size, instead=None if here is None else instead)
     except LossError as error:
-        for i in range(len(calls)):
-            found.setdefault(i, error)
-    return [found[i] for i in range(len(calls))]
+        return [error if one is None else one for one in found]
+    return [one for one in found if one is not None]  # which all are
 
 
-def _outcome(reply: Callable[[], Parts], finish: Finish[T]) -> T | LossError:
+def _outcome(reply: Callable[[], Parts], finish: Finish) -> Outcome:
     """What is made of a reply, or why there is none."""
     try:
-        return finish(reply())
+        return finish.one(reply())
     except LossError as error:
         return error
 
 
 def together(
-    calls: Sequence[Parts], line: Line, timeout: float | None, finish: Finish[T]
-) -> list[T | LossError]:
+    calls: Sequence[Parts], line: Line, timeout: float | None, finish: Finish
+) -> list[Outcome]:
     """The same, of one attempt over the line's stream; unary calls if the server has no streams."""
     until = math.inf if timeout is None else time.monotonic() + timeout
     found = _over(line.keep(Stream, Stream), calls, timeout, finish)
@@ -110,31 +121,49 @@ def together(
 
 
 def _over(
-    stream: Stream, calls: Sequence[Parts], timeout: float | None, finish: Finish[T]
-) -> list[T | LossError]:
+    stream: Stream, calls: Sequence[Parts], timeout: float | None, finish: Finish
+) -> list[Outcome]:
     """The same, over that very stream."""
     until = math.inf if timeout is None else time.monotonic() + timeout
     begun: list[Many] = []
-    found: list[T | LossError] = []
+    found: list[Outcome] = []
     try:
         for at in range(0, len(calls), MOST):
             begun.append(stream.begin_many(calls[at : at + MOST], timeout))  # noqa: PERF401  (so that it is ended)
         for many in begun:
             left = None if timeout is None else max(0.0, until - time.monotonic())
-            outcomes = stream.outcomes(many, timeout, left)
-            found += [
-                _outcome(functools.partial(stream.read, one, timeout), finish) for one in outcomes
-            ]
+            found += _finished(stream, many, timeout, left, finish)
     finally:
         for many in begun:  # apart: a message may have some thousand numbers, and no more
             stream.cancel(many.numbers)
     return found
 
 
-def _alone(
-    call: Parts, line: Line, until: float, timeout: float | None, finish: Finish[T]
-) -> T | LossError:
+def _finished(
+    stream: Stream, many: Many, timeout: float | None, left: float | None, finish: Finish
+) -> list[Outcome]:
+    """What is made of the answers to calls that were sent together."""
+    answers, missing = stream.answers(many, timeout, left)
+    own: dict[int, Outcome] = {}
+    for one in answers:
+        if isinstance(one, Run):
+            own.update(zip(one.ids, _outcomes(one, finish), strict=True))
+        else:
+            own[one.id] = _outcome(functools.partial(stream.read, one, timeout), finish)
+    if missing is not None:
+        return [own.get(number, missing) for number in many.numbers]
+    return [own[number] for number in many.numbers]
+
+
+def _outcomes(run: Run, finish: Finish) -> Sequence[Outcome]:
     try:
-        return finish(inline(call, line, rest(until, timeout)))
+        return finish.several(run)
+    except LossError as error:
+        return [error] * len(run.ids)
+
+
+def _alone(call: Parts, line: Line, until: float, timeout: float | None, finish: Finish) -> Outcome:
+    try:
+        return finish.one(inline(call, line, rest(until, timeout)))
     except LossError as error:
         return error

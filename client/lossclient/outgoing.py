@@ -16,10 +16,8 @@ from typing import NamedTuple
 from lossclient.bypass import Bypass
 from losswire.bypass import LONGEST, framed
 from losswire.frame import LARGE
+from losswire.lists import TOGETHER
 from losswire.tensor import Buffer
-
-#: Bytes from which a message is not added to: the server begins with the first the sooner.
-TOGETHER = 2 << 20
 
 #: Calls that wait from which they are not gathered any further: while the server works on some, the
 #: answers to others are read here.
@@ -59,14 +57,14 @@ class Outgoing:
         """Send this, of one call or none; or soon, together with what comes meanwhile."""
         self._put(_Bundle(written, 1, sum(map(len, written))), soon=soon)
 
-    def put_together(self, calls: Iterable[list[Buffer]]) -> None:
-        """Send these calls, in one message if they fit."""
+    def put_together(self, calls: Iterable[tuple[int, list[Buffer]]]) -> None:
+        """Send these, so many calls each, in one message if they fit."""
         written: list[Buffer] = []
         count = size = 0
-        for call in calls:
-            written += call
-            count += 1
-            size += sum(map(len, call))
+        for several, own in calls:
+            written += own
+            count += several
+            size += sum(map(len, own))
             if size >= TOGETHER:
                 self._put(_Bundle(written, count, size))
                 written, count, size = [], 0, 0

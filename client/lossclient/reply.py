@@ -1,15 +1,16 @@
 """A reply's bytes as a Result. No sockets here."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from lossclient.headers import MAX_REMEMBERED, PlainReply, plain_reply
+from lossclient.headers import MAX_REMEMBERED, Described, PlainReply, plain_reply
 from losswire.errors import InternalError
 from losswire.frame import Parts
+from losswire.runs import Run
 from losswire.tensor import Buffer, TensorBytes
 from losswire.v1 import loss_pb2 as pb
 from losswire.value import Reader
@@ -119,14 +120,58 @@ def _plain_result(
 ) -> Result:
     """The result in a reply that is remembered but for its tensors."""
     losses = {one.name: leaf(one.found(payloads)) for one in said.losses}
+    grads = {one.name: leaf(one.found(payloads)) for one in said.grads}
+    return _result(said, timings, losses, grads)
+
+
+def _result(
+    said: PlainReply, timings: Timings, losses: dict[str, Any], grads: dict[str, Any]
+) -> Result:
+    """The result in a reply that is remembered."""
     return Result(
         loss=_loss(losses, said.metrics),
         losses=losses,
-        grads={one.name: leaf(one.found(payloads)) for one in said.grads},
+        grads=grads,
         state=None,
         timings=timings,
         metrics=said.metrics,
     )
+
+
+def decode_replies(
+    replies: Run,
+    leaf: Callable[[TensorBytes], Any],
+    leaves: Callable[[TensorBytes], Sequence[Any]],
+) -> list[Result]:
+    """The results in ComputeResponses that differ in their numbers alone.
+
+    Parameters:
+        replies: they.
+        leaf: what a tensor becomes.
+        leaves: the same of several tensors that stand in one.
+
+    Raises:
+        InternalError: they are none of such a message.
+    """
+    lengths = tuple(one.shape[1] for one in replies.payloads)
+    known = _plain(replies.header, lengths) if len(replies.header) <= MAX_REMEMBERED else None
+    if known is None:
+        return [decode_reply(parts, leaf) for _, parts in replies.apart()]
+    said, timings = known
+
+    def columns(described: Sequence[Described]) -> Iterator[dict[str, Any]]:
+        names = [one.name for one in described]
+        found = [leaves(one.stacked(replies.payloads)) for one in described]
+        if len(found) == 1:
+            return ({names[0]: own} for own in found[0])
+        if not found:
+            return ({} for _ in replies.ids)
+        return (dict(zip(names, own, strict=True)) for own in zip(*found, strict=True))
+
+    return [
+        _result(said, timings, losses, grads)
+        for losses, grads in zip(columns(said.losses), columns(said.grads), strict=True)
+    ]
 
 
 def _timings(took: pb.Timings) -> Timings:

@@ -5,9 +5,8 @@ its own. Any thread leaves a call to be sent, and may wait for its answer; what 
 the messages is carrier.py's.
 """
 
-import functools
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -17,10 +16,12 @@ from lossclient.flying import Flying, Settle
 from lossclient.giving_up import current
 from lossclient.line import Line
 from lossclient.waiting import Gathering, Waiting
-from losswire import frame, saying
+from losswire import frame, lists, saying
 from losswire.errors import DeadlineError, InternalError, LossError, MessageError
 from losswire.frame import Parts
+from losswire.runs import Run
 from losswire.streaming import Answered, Told
+from losswire.tensor import Buffer
 from losswire.v1 import loss_pb2 as pb
 
 #: Calls in flight with which a server is taken to be busy for as long as another thread needs to
@@ -31,8 +32,8 @@ FEW = 4
 class Many(NamedTuple):
     """Calls that were sent together: numbers to `cancel` them by, and what becomes of them."""
 
-    numbers: list[int]
-    gathering: Gathering[Answered]
+    numbers: range
+    gathering: Gathering
 
 
 class Stream:
@@ -82,21 +83,27 @@ class Stream:
 
     def begin_many(self, calls: Sequence[Parts], timeout: float | None) -> Many:
         """Send calls in one message, and do not wait."""
-        gathering = Gathering[Answered](len(calls))
-        numbers = [
-            self._flying.expect(functools.partial(gathering.settle_one, place))
-            for place in range(len(calls))
-        ]
-        self._outgoing.put_together(
-            saying.call(number, timeout, parts)
-            for number, parts in zip(numbers, calls, strict=True)
-        )
+        gathering = Gathering(len(calls))
+        numbers = self._flying.expect_many(gathering, len(calls))
+        self._outgoing.put_together(self._written(numbers.start, timeout, calls))
         return Many(numbers, gathering)
 
-    def outcomes(
+    def _written(
+        self, first: int, timeout: float | None, calls: Sequence[Parts]
+    ) -> Iterator[tuple[int, list[Buffer]]]:
+        """How many calls, and what a message with them is joined of."""
+        for some in lists.alike(calls):
+            if len(some) > 1 and self._carrier.takes_lists:
+                yield len(some), saying.calls(first, timeout, some)
+            else:
+                for place, parts in enumerate(some):
+                    yield 1, saying.call(first + place, timeout, parts)
+            first += len(some)
+
+    def answers(
         self, many: Many, timeout: float | None, left: float | None
-    ) -> list[Answered | LossError]:
-        """What became of calls that were sent together, for `read`.
+    ) -> tuple[list[Answered | Run], LossError | None]:
+        """The answers to calls that were sent together, and why there is none to the others.
 
         Parameters:
             many: the calls.
@@ -104,14 +111,12 @@ class Stream:
             left: of these; None is for ever.
         """
         numbers, gathering = many
-        told: Any  # None if all are there
         try:
             self._flying.check(numbers)
             self._wait(gathering, timeout, numbers, left)
-            told = gathering.found
         except LossError as error:
-            told = error
-        return [told if one is None else one for one in gathering.all]
+            return gathering.answers, error
+        return gathering.answers, gathering.found
 
     def begin(
         self,

@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 
 from lossclient.line import FOR_EVER
 from losswire.errors import CancelledError, DeadlineError, LossError
+from losswire.runs import Run
+from losswire.streaming import Answered
 
 T = TypeVar("T")
 
@@ -57,26 +59,30 @@ class Waiting(Generic[T]):
         return True
 
 
-class Gathering(Waiting[None], Generic[T]):
-    """A thread that waits for several things.
+class Gathering(Waiting[None]):
+    """A thread that waits for what becomes of several calls. It is called with each answer.
 
     Parameters:
-        count: how many.
+        count: how many calls.
 
     Attributes:
-        all: each of them, or what came instead; None of what has not come yet.
+        answers: those that have come.
     """
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.all: list[T | LossError | None] = [None] * count
+        self.answers: list[Answered | Run] = []
         self._left = count
         self._lock = threading.Lock()
 
-    def settle_one(self, place: int, found: T | LossError) -> None:
-        """Note one."""
-        self.all[place] = found
+    def __call__(self, found: Answered | Run | LossError) -> None:
+        """Note an answer, or several, or that no more will come."""
+        if isinstance(found, LossError):
+            self.settle(found)
+            return
         with self._lock:
-            self._left -= 1
-        if not self._left:
+            self.answers.append(found)
+            self._left -= len(found.ids) if isinstance(found, Run) else 1
+            all_there = not self._left
+        if all_there:
             self.settle(None)

@@ -74,7 +74,7 @@ class Streamed:
         error = _failed(grpc.StatusCode.UNAVAILABLE)
         try:
             async for message in call:
-                for answer in streaming.read_told(message).answers:
+                for answer in streaming.each(streaming.read_told(message).answers):
                     if (answered := self._flying.get(answer.id)) and not answered.done():
                         answered.set_result(answer)
         except AioRpcError as told:

@@ -228,6 +228,18 @@ class StreamCall(_message.Message):
     request: ComputeRequest
     def __init__(self, id: _Optional[int] = ..., timeout: _Optional[float] = ..., answer: _Optional[_Union[Span, _Mapping]] = ..., request: _Optional[_Union[ComputeRequest, _Mapping]] = ...) -> None: ...
 
+class CallList(_message.Message):
+    __slots__ = ("first", "count", "timeout", "request")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    timeout: float
+    request: ComputeRequest
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., timeout: _Optional[float] = ..., request: _Optional[_Union[ComputeRequest, _Mapping]] = ...) -> None: ...
+
 class OpenRegion(_message.Message):
     __slots__ = ("region", "bytes")
     REGION_FIELD_NUMBER: _ClassVar[int]
@@ -237,20 +249,22 @@ class OpenRegion(_message.Message):
     def __init__(self, region: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class ComputeStreamRequest(_message.Message):
-    __slots__ = ("calls", "cancelled", "open", "closed", "bypass", "direct")
+    __slots__ = ("calls", "cancelled", "open", "closed", "bypass", "direct", "lists")
     CALLS_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
     BYPASS_FIELD_NUMBER: _ClassVar[int]
     DIRECT_FIELD_NUMBER: _ClassVar[int]
+    LISTS_FIELD_NUMBER: _ClassVar[int]
     calls: _containers.RepeatedCompositeFieldContainer[StreamCall]
     cancelled: _containers.RepeatedScalarFieldContainer[int]
     open: _containers.RepeatedCompositeFieldContainer[OpenRegion]
     closed: _containers.RepeatedScalarFieldContainer[int]
     bypass: bool
     direct: bytes
-    def __init__(self, calls: _Optional[_Iterable[_Union[StreamCall, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[OpenRegion, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ..., bypass: bool = ..., direct: _Optional[bytes] = ...) -> None: ...
+    lists: _containers.RepeatedCompositeFieldContainer[CallList]
+    def __init__(self, calls: _Optional[_Iterable[_Union[StreamCall, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ..., open: _Optional[_Iterable[_Union[OpenRegion, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ..., bypass: bool = ..., direct: _Optional[bytes] = ..., lists: _Optional[_Iterable[_Union[CallList, _Mapping]]] = ...) -> None: ...
 
 class StreamAnswer(_message.Message):
     __slots__ = ("id", "response", "status")
@@ -261,6 +275,16 @@ class StreamAnswer(_message.Message):
     response: ComputeResponse
     status: bytes
     def __init__(self, id: _Optional[int] = ..., response: _Optional[_Union[ComputeResponse, _Mapping]] = ..., status: _Optional[bytes] = ...) -> None: ...
+
+class AnswerList(_message.Message):
+    __slots__ = ("first", "count", "response")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    response: ComputeResponse
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., response: _Optional[_Union[ComputeResponse, _Mapping]] = ...) -> None: ...
 
 class Region(_message.Message):
     __slots__ = ("region", "name", "status")
@@ -273,18 +297,22 @@ class Region(_message.Message):
     def __init__(self, region: _Optional[int] = ..., name: _Optional[str] = ..., status: _Optional[bytes] = ...) -> None: ...
 
 class ComputeStreamResponse(_message.Message):
-    __slots__ = ("answers", "regions", "bypass", "direct_port", "joined")
+    __slots__ = ("answers", "regions", "bypass", "direct_port", "joined", "takes_lists", "lists")
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
     BYPASS_FIELD_NUMBER: _ClassVar[int]
     DIRECT_PORT_FIELD_NUMBER: _ClassVar[int]
     JOINED_FIELD_NUMBER: _ClassVar[int]
+    TAKES_LISTS_FIELD_NUMBER: _ClassVar[int]
+    LISTS_FIELD_NUMBER: _ClassVar[int]
     answers: _containers.RepeatedCompositeFieldContainer[StreamAnswer]
     regions: _containers.RepeatedCompositeFieldContainer[Region]
     bypass: str
     direct_port: int
     joined: bool
-    def __init__(self, answers: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., bypass: _Optional[str] = ..., direct_port: _Optional[int] = ..., joined: bool = ...) -> None: ...
+    takes_lists: bool
+    lists: _containers.RepeatedCompositeFieldContainer[AnswerList]
+    def __init__(self, answers: _Optional[_Iterable[_Union[StreamAnswer, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., bypass: _Optional[str] = ..., direct_port: _Optional[int] = ..., joined: bool = ..., takes_lists: bool = ..., lists: _Optional[_Iterable[_Union[AnswerList, _Mapping]]] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("payload", "offset", "content")

@@ -16,13 +16,15 @@ import pytest
 import lossclient
 from lossclient import carrier
 from lossclient.call import call_message
-from lossclient.many import together
+from lossclient.many import Finish, together
 from lossclient.stream import Stream
+from losswire import saying
 from tests.conftest import PATIENCE
 
 L1 = {"type": "L1Loss"}
 ZERO = np.zeros(4, np.float32)
 ONE = np.ones(4, np.float32)
+LISTED = saying.calls
 
 
 def stream_of(client):
@@ -43,6 +45,9 @@ WAYS = {
     "by the bypass": lambda _: None,
     "over TCP": lambda patch: patch.setattr(carrier, "offered", nowhere),
     "by gRPC": lambda patch: patch.setattr(carrier.Carrier, "_listen_beside", lambda *_: None),
+    "to a server without lists": lambda patch: patch.setattr(
+        carrier.Carrier, "takes_lists", property(lambda _: False, lambda *_: None), raising=False
+    ),
 }
 
 
@@ -104,6 +109,30 @@ def test_a_list_of_calls_has_its_answers_in_order(server, connect):
     assert found[0].grad.shape == (4,)
     assert found[-1].grad is None
     assert client.compute_many([]) == []
+
+
+def test_a_list_goes_as_a_list_once_the_server_has_said_so(server, connect, monkeypatch):
+    """And in entries of its own each call does before, to any server."""
+    sent = []
+    monkeypatch.setattr(saying, "calls", lambda *some: sent.append(len(some[2])) or LISTED(*some))
+    client = connect(server.target)
+    client.compute(L1, ONE, ZERO)  # before its answer comes what the server says of itself
+    calls = [(L1, ONE * i, ZERO) for i in range(100)]
+    calls[50] = (L1, ONE * 50, ZERO, ONE)
+    found = client.compute_many(calls)
+
+    assert [result.loss for result in found] == [*map(float, range(100))]
+    assert sent == ([50, 13, 36] if stream_of(client)._carrier.takes_lists else [])
+
+
+def test_gradients_of_a_list_may_be_written_to(server, connect):
+    """Each is an array of its own."""
+    client = connect(server.target)
+    client.compute(L1, ONE, ZERO)
+    first, second = client.compute_many([(L1, ONE, ZERO), (L1, -ONE, ZERO)])
+    first.grad[:] = 7
+
+    assert second.grad.tolist() == [-0.25] * 4
 
 
 def test_a_list_may_have_large_calls(server, connect):
@@ -385,8 +414,9 @@ def test_a_list_that_is_interrupted_harms_nobody_else(server, connect):
     def interrupted(_):
         raise KeyboardInterrupt
 
+    calls = [call_message(L1, ONE, ZERO)] * 4500
     with pytest.raises(KeyboardInterrupt):
-        together([call_message(L1, ONE, ZERO)] * 4500, line, PATIENCE, interrupted)
+        together(calls, line, PATIENCE, Finish(interrupted, interrupted))
 
     assert client.compute(L1, ONE, ZERO).loss == 1
     assert stream_of(client) is stream

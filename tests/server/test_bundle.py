@@ -4,6 +4,7 @@ import functools
 from concurrent.futures import Future
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,8 @@ from lossserver.registry import LOSSES, RefusedError
 from lossserver.tree import map_tensors, tensors
 from losswire import saying, streaming
 from losswire.errors import RequestError
-from losswire.frame import Parts
+from losswire.frame import LARGE, Parts
+from losswire.runs import Run
 from tests.losses.calls import CPU, floats, poisoned, unreduced
 from tests.losses.test_rows import ROWWISE, WEIGHTED
 from tests.server.kernels import AtOnce
@@ -71,18 +73,20 @@ class Sent:
     """Calls as a client sends them in one message.
 
     Attributes:
+        parts: of each.
         run: what the server finds of them; None if they are not alike.
         said: what each asks for, if they may be one job.
         each: the job of each alone.
     """
 
     def __init__(self, config, inputs, **options):
-        parts = [encode_call(config, map_tensors(to_bytes, one), **options) for one in inputs]
-        asked = streaming.read_asked(message_of(parts))
-        self.run = asked.runs.get(0)
-        assert self.run is None or len(self.run.ids) == len(parts)
+        self.parts = [encode_call(config, map_tensors(to_bytes, one), **options) for one in inputs]
+        asked = streaming.read_asked(message_of(self.parts))
+        first = asked.calls[0]
+        self.run = first if isinstance(first, Run) else None
+        assert self.run is None or len(self.run.ids) == len(self.parts)
         self.said = None if self.run is None else bundle.alike(self.run)
-        self.each = [decode(one, None, Future()) for one in parts]
+        self.each = [decode(one, None, Future()) for one in self.parts]
 
     @functools.cached_property
     def job(self):
@@ -98,8 +102,9 @@ class Sent:
 def answers_of(job, computed):
     """What each call of a bundle is told, as its client reads it."""
     result = Result(computed=computed, batch=job.many, queue=0, compute=0)
-    message = b"".join(bundle.answers(job, result, 0, range(job.many)))
-    told = streaming.read_told(message).answers
+    run = Run(range(job.many), None, b"", [])
+    message = b"".join(bundle.answers(job, result, 0, run))
+    told = [*streaming.each(streaming.read_told(message).answers)]
     assert [one.id for one in told] == list(range(job.many))
     assert all(isinstance(one.response, Parts) for one in told)
     return [decode_reply(one.response, to_torch) for one in told]
@@ -178,6 +183,39 @@ def test_calls_as_one_get_what_each_gets_alone(case, kernels):
         for ours, theirs, job in zip(answers_of(sent.job, found), alone, sent.each, strict=True):
             as_tensors = replace(ours, losses=map_tensors(torch.as_tensor, ours.losses))
             assert_as_alone(as_tensors, theirs, job)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["of gRPC", "of a bypass"])
+@every_rowwise
+def test_a_list_is_the_same_job_as_its_calls(case, own):
+    """However it came: what is not copied has the same numbers."""
+    for inputs, options in wishes(case):
+        sent = Sent(case.config, inputs, **options)
+        if sent.job is None:
+            continue
+        message = b"".join(saying.calls(0, None, sent.parts))
+        received = np.frombuffer(message, np.uint8).copy().data if own else message
+        (run,) = streaming.read_asked(received).calls
+        job = bundle.bundle(bundle.alike(run), run, None, Future(), "")
+
+        assert (job.key, job.many, job.elements) == (sent.job.key, MANY, sent.job.elements)
+        ours, theirs = ([*one.rows.leaves, one.rows.cotangent.weight] for one in (job, sent.job))
+        for a, b in zip(ours, theirs, strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_large_columns_of_a_list_are_computed_with_where_they_lie():
+    """In a message that nobody else has; small ones, which may not lie aligned, are copied."""
+    inputs = [{"pred": torch.rand(64, 256), "target": torch.rand(64, 256)} for _ in range(MANY)]
+    parts = [encode_call(L1, map_tensors(to_bytes, one)) for one in [*inputs, *inputs, *inputs]]
+    message = np.frombuffer(b"".join(saying.calls(0, None, parts)), np.uint8).copy()
+    (run,) = streaming.read_asked(message.data).calls
+    job = bundle.bundle(bundle.alike(run), run, None, Future(), "")
+    start = message.ctypes.data
+
+    for leaf in job.rows.leaves:
+        assert leaf.nbytes >= LARGE
+        assert start <= leaf.data_ptr() < start + len(message)
 
 
 @either_way
@@ -377,7 +415,7 @@ def test_a_bundle_is_measured_by_all_its_calls():
 def test_a_header_that_is_none_is_no_bundle():
     """Each of the calls is told so by itself."""
     asked = streaming.read_asked(message_of([Parts(b"\x0a\xff", [])] * 2))
-    (run,) = asked.runs.values()
+    (run,) = asked.calls
 
     assert bundle.alike(run) is None
 
@@ -406,10 +444,10 @@ def test_whatever_goes_wrong_with_a_header_is_each_call_s_own(monkeypatch):
     assert bundle.alike(sent.run) is None
 
 
-def test_the_rows_of_a_bundle_are_its_own():
-    """The memory of the message may be another's before they are computed."""
+def test_rows_that_do_not_stand_one_after_another_are_copied():
+    """As those of entries, whose memory may be another's before they are computed."""
     sent = Sent(L1, some())
-    columns = [one.copy() for one in sent.run.payloads]
+    columns = [np.pad(one, ((0, 0), (0, 8)))[:, :-8] for one in sent.run.payloads]
     job = bundle.bundle(sent.said, sent.run._replace(payloads=columns), None, Future(), "")
     before = [leaf.clone() for leaf in job.rows.leaves]
     for column in columns:

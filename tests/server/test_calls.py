@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lossclient.call import encode_call
-from lossclient.torch_bytes import to_bytes
+from lossclient.reply import decode_reply
+from lossclient.torch_bytes import to_bytes, to_torch
 from lossserver.admit import Admission, Limits
 from lossserver.calls import Calls
 from lossserver.front import Front
@@ -15,10 +16,12 @@ from lossserver.outbox import Outbox
 from lossserver.regions import Regions
 from lossserver.tree import map_tensors
 from lossserver.turns import turns
+from losswire import frame, saying
 from losswire.errors import MessageError
+from losswire.frame import Parts
 from losswire.saying import call as written_call
 from losswire.status import from_status
-from losswire.streaming import Called, read_asked, read_told
+from losswire.streaming import Called, each, read_asked, read_told
 from losswire.tensor import Buffer
 from losswire.v1 import loss_pb2 as pb
 from tests.conftest import PATIENCE
@@ -60,15 +63,24 @@ FOR_EVER = 50.0
 FOCAL = {"type": "FocalLoss"}
 
 
-def calls_of(labels, timeout=None):
-    """A message of calls that are alike but for their labels, and what each gives alone."""
+def parts_of(labels):
+    """Calls that are alike but for their labels."""
     logits = torch.arange(6.0).view(2, 3) / 3
     given = [
         {"pred": logits * (i + 1), "target": torch.tensor(own)} for i, own in enumerate(labels)
     ]
-    parts = [encode_call(FOCAL, map_tensors(to_bytes, one)) for one in given]
-    written = [written_call(number, timeout, one) for number, one in enumerate(parts)]
+    return [encode_call(FOCAL, map_tensors(to_bytes, one)) for one in given]
+
+
+def calls_of(labels, timeout=None):
+    """A message of such calls, each by itself."""
+    written = [written_call(number, timeout, one) for number, one in enumerate(parts_of(labels))]
     return b"".join(b"".join(one) for one in written)
+
+
+def list_of(labels, timeout=None, first=0):
+    """The same as a list."""
+    return b"".join(saying.calls(first, timeout, parts_of(labels)))
 
 
 class Ours:
@@ -103,8 +115,8 @@ class Ours:
 
     def begin(self, message):
         """Begin with the calls of a message."""
-        for some, run in turns(read_asked(message)):
-            self.calls.begin(some, run)
+        for some in turns(read_asked(message)):
+            self.calls.begin(some)
 
     async def settled(self):
         """Wait until no call is left; by id, whether each was answered with a result."""
@@ -113,9 +125,18 @@ class Ours:
                 self.changed.clear()
                 await self.changed.wait()
         await asyncio.sleep(0)
-        told = [answer for message in self.written for answer in read_told(message).answers]
+        told = [one for message in self.written for one in each(read_told(message).answers)]
         assert len({one.id for one in told}) == len(told)
         return {one.id: one.response is not None for one in told}
+
+    def answers(self):
+        """The results that were written, in order."""
+        told = [one for message in self.written for one in each(read_told(message).answers)]
+        parts = [
+            one.response if isinstance(one.response, Parts) else frame.read(one.response)
+            for one in told
+        ]
+        return [decode_reply(one, to_torch) for one in parts]
 
     @property
     def left(self):
@@ -164,6 +185,93 @@ def test_calls_that_are_one_job_leave_nothing():
     assert before == (80, 80, 2)
     assert found == dict.fromkeys(range(80), True)
     assert ended == 80
+    assert left == NOTHING
+
+
+def lists_in(ours):
+    """Of each list of answers that was written the ids; and of each answer by itself."""
+    told = [pb.ComputeStreamResponse.FromString(message) for message in ours.written]
+    lists = [[*range(one.first, one.first + one.count)] for each in told for one in each.lists]
+    return lists, [one.id for each in told for one in each.answers]
+
+
+def test_a_list_is_answered_as_a_list():
+    """Its losses and gradients are those of the same calls in entries."""
+    labels = [[0, 1], [1, 2], [2, 2], [3, 0]]
+
+    async def work(ours):
+        ours.begin(list_of(labels, first=7))
+        listed = await ours.settled(), lists_in(ours), ours.answers()
+        ours.written.clear()
+        ours.begin(calls_of(labels))
+        await ours.settled()
+        return listed, lists_in(ours), ours.answers()
+
+    ((found, lists, answers), entries, theirs), left = ended_with(work)
+
+    assert found == dict.fromkeys(range(7, 11), True)
+    assert (lists, entries) == (([[7, 8, 9, 10]], []), ([], [0, 1, 2, 3]))
+    assert [(one.loss, one.grad.tolist()) for one in answers] == [
+        (one.loss, one.grad.tolist()) for one in theirs
+    ]
+    assert left == NOTHING
+
+
+def test_beside_others_a_list_is_answered_in_parts():
+    """Each is a list again, of ids that follow one another; one that is left over is no list."""
+
+    async def work(ours):
+        ours.front.door.is_alone = lambda _: False
+        ours.begin(list_of([[0, 1]] * 17))
+        return await ours.settled(), lists_in(ours)
+
+    (found, lists), left = ended_with(work)
+
+    assert found == dict.fromkeys(range(17), True)
+    assert lists == ([[*range(8)], [*range(8, 16)]], [16])
+    assert left == NOTHING
+
+
+def test_one_call_of_a_list_that_is_wrong_is_told_so_alone():
+    """Then each is answered by itself."""
+
+    async def work(ours):
+        ours.begin(list_of([[0, 1], [0, 9], [2, 3], [1, 1]]))
+        return await ours.settled(), lists_in(ours)[0]
+
+    (found, lists), left = ended_with(work)
+
+    assert found == {0: True, 1: False, 2: True, 3: True}
+    assert (lists, left) == ([], NOTHING)
+
+
+def test_calls_of_a_list_that_are_given_up_in_its_message_are_not_begun():
+    """The others are answered each by itself."""
+
+    async def work(ours):
+        ours.begin(list_of([[0, 1]] * 4) + b"".join(saying.cancelled([1, 3])))
+        return await ours.settled()
+
+    found, left = ended_with(work)
+
+    assert found == {0: True, 2: True}
+    assert left == NOTHING
+
+
+@pytest.mark.parametrize("again", [calls_of, list_of], ids=["entries", "a list"])
+def test_a_list_has_ids_of_its_own(again):
+    """No other call in flight has one of them."""
+
+    async def work(ours):
+        ours.begin(list_of([[0, 1]] * 3))
+        with pytest.raises(MessageError, match="of no other call in flight"):
+            ours.begin(again([[0, 1]] * 2))
+        ours.pool.hurry()
+        return await ours.settled()
+
+    found, left = ended_with(work, max_wait=FOR_EVER)
+
+    assert found == dict.fromkeys(range(3), True)
     assert left == NOTHING
 
 

@@ -163,16 +163,40 @@ def told_by(mix):
     return b"".join(between if one is None else b"".join(one.written(0x12)) for one in mix)
 
 
+def one_by_one(asked):
+    """The calls of a message, each by itself."""
+    for one in asked.calls:
+        yield from streaming.singly(one) if isinstance(one, Run) else [one]
+
+
+def runs_in(asked):
+    """The runs of a message, by the place of the first call of each among all."""
+    found, place = {}, 0
+    for one in asked.calls:
+        if isinstance(one, Run):
+            found[place] = one
+        place += len(one.ids) if isinstance(one, Run) else 1
+    return found
+
+
+def parts_of(request):
+    """What a request says, comparable; its bytes if it is none."""
+    try:
+        header, payloads, elsewhere = request if isinstance(request, Parts) else frame.read(request)
+    except MessageError:
+        return bytes(request)
+    return bytes(header), [bytes(one) for one in payloads], [bytes(one) for one in elsewhere]
+
+
 def assert_as_protobuf(message):
     """All that protobuf finds in the message of a client is found, and nothing else."""
     asked, theirs = streaming.read_asked(message), pb.ComputeStreamRequest.FromString(message)
 
-    for ours, call in zip(asked.calls, theirs.calls, strict=True):
+    for ours, call in zip(one_by_one(asked), theirs.calls, strict=True):
         timeout = call.timeout if call.HasField("timeout") else None
         span = call.answer.SerializeToString() if call.HasField("answer") else b""
         assert (ours.id, str(ours.timeout), ours.answer) == (call.id, str(timeout), span)
-        assert pb.ComputeRequest.FromString(bytes(ours.request)) == call.request
-        assert frame.read(ours.request).payloads == list(call.request.payloads)
+        assert parts_of(ours.request) == parts_of(call.request.SerializeToString())
     assert (asked.cancelled, asked.closed) == (list(theirs.cancelled), list(theirs.closed))
     assert asked.opened == [one.SerializeToString() for one in theirs.open]
     return asked
@@ -180,14 +204,15 @@ def assert_as_protobuf(message):
 
 def assert_runs_are_their_calls(asked):
     """A run says of its calls what they say themselves."""
-    for place, run in asked.runs.items():
-        calls = asked.calls[place : place + len(run.ids)]
-        assert run.ids == [call.id for call in calls]
-        assert all(str(call.timeout) == str(run.timeout) for call in calls)
-        for index, call in enumerate(calls):
-            parts = frame.read(call.request)
-            assert (parts.header, parts.elsewhere) == (run.header, [])
-            assert parts.payloads == [column[index].tobytes() for column in run.payloads]
+    calls = [*one_by_one(asked)]
+    for place, run in runs_in(asked).items():
+        own = calls[place : place + len(run.ids)]
+        assert run.ids == [call.id for call in own]
+        assert run.size == sum(call.size for call in own)
+        assert all(str(call.timeout) == str(run.timeout) for call in own)
+        for index, call in enumerate(own):
+            payloads = [column[index].tobytes() for column in run.payloads]
+            assert parts_of(call.request) == (run.header, payloads, [])
 
 
 LONG = Several(Form(), list(range(100, 100 + 2 * MOST + 1)), 0)
@@ -207,7 +232,7 @@ def test_calls_are_read_as_protobuf_reads_them(mix):
     asked = assert_as_protobuf(asked_by(mix))
 
     assert_runs_are_their_calls(asked)
-    assert {place: len(run.ids) for place, run in asked.runs.items()} == places_of(mix)
+    assert {place: len(run.ids) for place, run in runs_in(asked).items()} == places_of(mix)
 
 
 @settings(deadline=None)
@@ -218,7 +243,7 @@ def test_answers_are_read_as_protobuf_reads_them(mix):
     message = told_by(mix)
     told, theirs = streaming.read_told(message), pb.ComputeStreamResponse.FromString(message)
 
-    for ours, answer in zip(told.answers, theirs.answers, strict=True):
+    for ours, answer in zip(streaming.each(told.answers), theirs.answers, strict=True):
         response = ours.response
         assert (ours.id, ours.status) == (answer.id, answer.status)
         assert (response is None) == (answer.WhichOneof("outcome") == "status")
@@ -248,18 +273,17 @@ def read_or_refused(read, message):
 def calls_in(message):
     """All that a client's message says."""
     asked = streaming.read_asked(message)
-    calls = [(c.id, str(c.timeout), c.answer, bytes(c.request)) for c in asked.calls]
+    calls = [(c.id, str(c.timeout), c.answer, parts_of(c.request)) for c in one_by_one(asked)]
     return calls, asked.cancelled, asked.opened, asked.closed, asked.bypass, asked.direct
 
 
 def answers_in(message):
     """All that a server's message says; a response that is read no further as it is."""
     told = streaming.read_told(message)
-    plain = [
-        frame.write(*one.response) if isinstance(one.response, Parts) else one.response
-        for one in told.answers
+    answers = [
+        (one.id, one.status, None if one.response is None else parts_of(one.response))
+        for one in streaming.each(told.answers)
     ]
-    answers = [(a.id, a.status, p and bytes(p)) for a, p in zip(told.answers, plain, strict=True)]
     return answers, told.regions, told.bypass, told.direct_port, told.joined
 
 
@@ -307,7 +331,8 @@ def test_calls_that_are_alike_count_each(alone):
     others = frame.MAX_FIELDS - alone
     one = Form().entry(5, 0)
 
-    assert len(streaming.read_asked(first + one * others).calls) == frame.MAX_FIELDS
+    asked = streaming.read_asked(first + one * others)
+    assert len([*one_by_one(asked)]) == frame.MAX_FIELDS
     with pytest.raises(MessageError, match=f"at most {frame.MAX_FIELDS}"):
         streaming.read_asked(first + one * (others + 1))
 
@@ -320,8 +345,8 @@ def test_many_runs_of_few_calls_are_not_looked_for():
     asked = assert_as_protobuf(asked_by(mix))
 
     assert_runs_are_their_calls(asked)
-    assert len(asked.runs) == MOST_OF_FEW
-    assert len(asked.calls) == 4 * MOST_OF_FEW
+    assert len(runs_in(asked)) == MOST_OF_FEW
+    assert len([*one_by_one(asked)]) == 4 * MOST_OF_FEW
 
 
 @given(
@@ -345,13 +370,12 @@ def test_answers_that_are_alike_are_written_as_each_by_itself(ids, sizes):
 
 
 def test_a_part_of_a_run_is_the_run_of_these_calls():
-    """Ids, payloads and messages of the same entries."""
-    (run,) = streaming.read_asked(asked_by([Several(Form(), list(range(10)), 0)])).runs.values()
+    """Ids and payloads of the same entries."""
+    (run,) = streaming.read_asked(asked_by([Several(Form(), list(range(10)), 0)])).calls
     part = run.part(3, 7)
 
     assert isinstance(part, Run)
     assert part.ids == [3, 4, 5, 6]
     assert [column.shape for column in part.payloads] == [(4, 4), (4, 4)]
-    assert part.messages.tobytes() == run.messages[3:7].tobytes()
     for ours, whole in zip(part.payloads, run.payloads, strict=True):
         assert ours.tobytes() == whole[3:7].tobytes()

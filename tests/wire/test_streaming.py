@@ -157,7 +157,8 @@ def test_a_bypass_is_named(name, port):
     written = b"".join(saying.bypass(name, port))
     told = streaming.read_told(written)
 
-    assert written == pb.ComputeStreamResponse(bypass=name, direct_port=port).SerializeToString()
+    theirs = pb.ComputeStreamResponse(bypass=name, direct_port=port, takes_lists=True)
+    assert written == theirs.SerializeToString()
     assert (told.bypass, told.direct_port, told.joined) == (name, port, False)
 
 
