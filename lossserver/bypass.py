@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from lossserver.awake import Awake
 from lossserver.begun import Begun
 from lossserver.offering import offered
 from lossserver.told import told
@@ -51,16 +52,22 @@ class Bypass:
         line: our end of it, which does not block.
         take: begins with messages; returns when others may come.
         broken: told why there can be no more of them.
+        awake: told of messages that come and go.
 
     Attributes:
         used: the client has it, and sends by it.
     """
 
     def __init__(
-        self, line: socket.socket, take: Take, broken: Callable[[LossError], None]
+        self,
+        line: socket.socket,
+        take: Take,
+        broken: Callable[[LossError], None],
+        awake: Awake,
     ) -> None:
         self._take = take
         self._broken = broken
+        self._awake = awake
         self._loop = asyncio.get_running_loop()
         # From the first message on; half a message may be 4 MiB.
         self._incoming: bypass.Incoming | None = None
@@ -83,6 +90,7 @@ class Bypass:
                 left = bypass.unsent(left, self._socket.sendmsg(left[: bypass.MOST_BUFFERS]))
             except BlockingIOError:
                 await self._room()
+        self._awake.answered()
 
     def end(self) -> None:
         """Receive and send nothing more. May be called again."""
@@ -114,6 +122,7 @@ class Bypass:
         if messages:
             self.used = True
             self._unwatch()
+            self._awake.came(len(messages))
             if not Begun(self._begin(messages)).ended:
                 self._paused = True
                 self._loop.remove_reader(self._socket)

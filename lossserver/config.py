@@ -176,6 +176,22 @@ class Sharing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Waking:
+    """What the server does between two calls.
+
+    Attributes:
+        stay_awake: seconds for which it waits awake for the next small call of a lone caller, if the
+            last ones came as soon: each is answered sooner, and a core is busy meanwhile. 0 sleeps.
+    """
+
+    stay_awake: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.stay_awake <= 1:
+            raise ValueError(f"stay_awake must be in 0..1; given {self.stay_awake}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All of it."""
 
@@ -187,6 +203,7 @@ class Config:
     residence: Residence = field(default_factory=Residence)
     sharing: Sharing = field(default_factory=Sharing)
     batch: BatchLimits = field(default_factory=BatchLimits)
+    waking: Waking = field(default_factory=Waking)
     fusing: Fusing = field(default_factory=Fusing)
     ending: Ending = field(default_factory=Ending)
 

@@ -10,6 +10,7 @@ from grpc.aio import ServicerContext
 
 from lossserver.account import Account
 from lossserver.admit import Admission, Limits
+from lossserver.awake import Awake
 from lossserver.config import Residence, Sharing
 from lossserver.direct import Direct
 from lossserver.door import Door
@@ -49,6 +50,7 @@ class Front:
         shared: memory that clients of this machine may share.
         streams: how many each connection has open.
         direct: connections over which pieces go without gRPC.
+        awake: how long the event loop waits for calls without sleeping.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Front:
         residence: Residence = NOWHERE,
         sharing: Sharing = NOTHING,
         direct: Direct | None = None,
+        stay_awake: float = 0.0,
     ) -> None:
         self.pool = pool
         self.admission = admission
@@ -70,6 +73,7 @@ class Front:
         self.shared = SharedMemory(sharing, metrics)
         self.streams: Counter[str] = Counter()
         self.direct = direct or Direct(None)
+        self.awake = Awake(stay_awake, lambda: admission.calls > 0)
         self.held = Held(residence, time.monotonic, metrics)
 
 

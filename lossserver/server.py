@@ -95,6 +95,7 @@ def front_of(config: Config, pool: Pool, metrics: Metrics) -> Front:
         config.residence,
         config.sharing,
         Direct(direct_line(config.listen), config.limits.max_bytes_in_flight),
+        config.waking.stay_awake,
     )
 
 

@@ -34,7 +34,7 @@ class Ways:
         if self._bypass is None and self._front.shared.offered:
             with suppress(OSError):
                 line, name, self._withdraw = pair()
-                self._bypass = Bypass(line, self._take, self._broken)
+                self._bypass = Bypass(line, self._take, self._broken, self._front.awake)
                 return name
         return ""
 
@@ -46,7 +46,7 @@ class Ways:
         if line is None:
             return False
         self.end()
-        self._bypass = Bypass(line, self._take, self._broken)
+        self._bypass = Bypass(line, self._take, self._broken, self._front.awake)
         return True
 
     async def write(self, written: Sequence[Buffer]) -> None:

@@ -18,7 +18,7 @@ from lossclient.reply import Result
 from lossclient.stream import Many, Stream
 from lossclient.transport import RETRIED
 from lossclient.waiting import rest
-from losswire.errors import DeadlineError, LossError
+from losswire.errors import CancelledError, DeadlineError, LossError
 from losswire.frame import Parts
 from losswire.runs import MOST, Run
 
@@ -75,7 +75,8 @@ def _send_small(
         own = together([calls[i] for i in some], line, left, finish)
         for i, one in zip(some, own, strict=True):
             # Of two attempts at the same time, the one that is given up must not undo the other.
-            if found[i] is None or isinstance(found[i], LossError):
+            given_up = isinstance(one, CancelledError)
+            if found[i] is None or (isinstance(found[i], LossError) and not given_up):
                 found[i] = one
         # A server that did not answer in time may hang, which a call alone would say, too.
         late = [one for one in found if isinstance(one, DeadlineError)]

@@ -3,13 +3,17 @@
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import lossclient
+from lossclient import many
 from lossclient.giving_up import Attempt, current
 from lossclient.hedge import ENOUGH, Budget, Latencies
+from losswire.errors import CancelledError
+from losswire.frame import Parts
 
 L1 = {"type": "L1Loss"}
 ONE = np.ones((2, 3), np.float32)
@@ -141,3 +145,31 @@ def test_what_is_given_up_before_it_waits_does_not_wait():
         assert ended == ["late"]
 
     assert current() is None
+
+
+def test_the_attempt_that_is_given_up_does_not_undo_the_other_s_error(monkeypatch):
+    """Of a list: what was wrong with a call is told, whichever attempt ends last."""
+    wrong = lossclient.TensorError("label 9", field="target")
+
+    class Hedging:
+        """Makes a second attempt while the first is under way."""
+
+        local = None
+
+        def run(self, attempt, *_, **__):
+            self.attempt = attempt
+            attempt(None, None)
+
+    planes = SimpleNamespace(transport=Hedging())
+    told = iter([[CancelledError("the call was given up")], [wrong]])
+
+    def together(*_):
+        own = next(told)
+        if own != [wrong]:
+            planes.transport.attempt(None, None)  # which ends first
+        return own
+
+    monkeypatch.setattr(many, "together", together)
+    found = many._send_small(planes, [Parts(b"", [])], None, many.Finish(None, None))
+
+    assert found == [wrong]

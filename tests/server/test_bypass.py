@@ -12,6 +12,7 @@ import pytest
 import lossclient
 from lossserver import bypass, stream
 from lossserver.admit import Admission, Limits
+from lossserver.awake import Awake
 from lossserver.front import Front
 from lossserver.metrics import Metrics
 from losswire import offer
@@ -170,14 +171,13 @@ def test_there_is_one_bypass_a_stream(either):
 
 
 def test_a_server_that_shares_nothing_has_none(serve):
-    """Nor has it direct connections: the wish is passed over, and its calls are answered."""
+    """Nor has it direct connections: it says what else it takes, and its calls are answered."""
     one = Talk(serve("--max-shared-bytes", "0", "--direct-port", "0").target)
     one.send(pb.ComputeStreamRequest(bypass=True))
     one.send(calls_of(1.0))
 
-    message = next(one.call)
-    assert not message.bypass
-    assert not message.direct_port
+    told, message = next(one.call), next(one.call)
+    assert told == pb.ComputeStreamResponse(takes_lists=True)
     assert loss_of(message.answers[0]) == 1.0
     one.close()
 
@@ -256,7 +256,7 @@ def test_a_message_that_does_not_come_to_its_end_is_not_waited_for(monkeypatch):
 
         ours, theirs = near_and_far()
         with theirs:
-            made = bypass.Bypass(ours, take, broken.set_result)
+            made = bypass.Bypass(ours, take, broken.set_result, Awake(0.0, lambda: False))
             theirs.sendall(framed(b"whole") + framed(b"half")[:-2])
             error = await asyncio.wait_for(broken, PATIENCE)
             made.end()
@@ -278,7 +278,7 @@ def test_what_cannot_be_begun_with_is_told():
 
         ours, theirs = near_and_far()
         with theirs:
-            made = bypass.Bypass(ours, take, broken.set_result)
+            made = bypass.Bypass(ours, take, broken.set_result, Awake(0.0, lambda: False))
             theirs.sendall(framed(b"message"))
             error = await asyncio.wait_for(broken, PATIENCE)
             made.end()
