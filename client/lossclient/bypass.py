@@ -6,7 +6,7 @@ import select
 import socket
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from losswire import bypass, offer
@@ -45,19 +45,21 @@ class Bypass:
         # In a forked child, too, which has a copy of it and nobody to close it.
         weakref.finalize(self, self._socket.close)
 
-    def messages(self) -> Iterator[Buffer]:
-        """What the server says, until it hangs up.
+    def receive(self, room: memoryview, *, wait: bool) -> int | None:
+        """How many bytes came into this room; 0 when the server has hung up.
 
-        Raises:
-            MessageTooLargeError: it is no message.
+        Parameters:
+            room: it is not empty.
+            wait: until something comes; else it is None if nothing is there.
         """
-        incoming = bypass.Incoming()
         try:
-            while count := self._socket.recv_into(incoming.room()):
-                self.heard = time.monotonic()
-                yield from incoming.came(count)
+            count = self._socket.recv_into(room, 0, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
         except OSError:
-            return
+            return 0
+        self.heard = time.monotonic()
+        return count
 
     def send(self, buffers: Sequence[Buffer]) -> list[Buffer] | None:
         """Send what the line takes of these now, and what is left; None if it takes nothing.

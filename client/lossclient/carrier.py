@@ -3,7 +3,8 @@
 Threads, of one stream:
 
     "lossclient-stream"     hears what the server says by gRPC, and how the stream ends
-    "lossclient-bypass"     hears what it says by the bypass, if there is one
+    "lossclient-bypass"     hears what it says by the bypass, if there is one, and no caller looks for
+                            its own answer (reading.py)
     gRPC's                  sends what whoever leaves it cannot send at once (outgoing.py)
 """
 
@@ -24,6 +25,8 @@ from lossclient.ended import EndedError, TooLongError, UnservedError
 from lossclient.forking import starting
 from lossclient.line import SERVICE, Line
 from lossclient.outgoing import Outgoing
+from lossclient.reading import Reading
+from lossclient.waiting import Waiting
 from losswire import saying, streaming
 from losswire.errors import (
     CancelledError,
@@ -43,6 +46,8 @@ BOTH = 1.0
 #: the connection, another behind the same address, says nothing.
 JOINED_WITHIN = 10.0
 
+_NO_MESSAGE = (MessageError, MessageTooLargeError, DecodeError)
+
 _thread = threading.local()
 
 
@@ -57,6 +62,7 @@ class Carrier:
     Parameters:
         line: to the server.
         take: called with what the server says, by one thread at a time.
+        expecting: whether an answer is to come.
         over: called at the end with how the stream has ended.
 
     Attributes:
@@ -66,14 +72,20 @@ class Carrier:
     """
 
     def __init__(
-        self, line: Line, take: Callable[[Told], None], over: Callable[[LossError], None]
+        self,
+        line: Line,
+        take: Callable[[Told], None],
+        expecting: Callable[[], bool],
+        over: Callable[[LossError], None],
     ) -> None:
         self._target = line.target
         self._line = weakref.ref(line)
         self._take = take
+        self._expecting = expecting
         self._over = over
         self._taking = threading.Lock()
         self._bypass: Bypass | None = None
+        self._reading: Reading | None = None
         # Of the bypass, if that is a direct connection.
         self._directs: Directs | None = None
         self._offered = False
@@ -100,8 +112,34 @@ class Carrier:
     def end(self) -> None:
         """End the stream, and the threads that send."""
         _end(self._call, self.outgoing)
-        if self._bypass is not None:
-            self._bypass.end()
+        if self._reading is not None:
+            self._reading.end()
+
+    def want(self) -> None:
+        """See to it that what comes is read: somebody waits who does not look for it."""
+        if self._reading is not None:
+            self._reading.want()
+
+    def look(self, waiting: Waiting[Any], timeout: float | None) -> None:
+        """Look for what a caller waits for, for a moment, if it is likely to come as soon; or `want`."""
+        if (reading := self._reading) is None:
+            return
+        _thread.reads = True
+        try:
+            reading.look(waiting, timeout)
+        except BaseException as error:
+            if isinstance(error, _NO_MESSAGE):
+                self._broken = _no_message()
+            self.end()
+            if not self._broken:
+                raise
+        finally:
+            _thread.reads = False
+
+    def took(self, seconds: float) -> None:
+        """Note how long an answer took."""
+        if self._reading is not None:
+            self._reading.took(seconds)
 
     def _listen(self) -> None:
         """Hear what comes by gRPC, until the stream ends, and then tell how."""
@@ -117,7 +155,8 @@ class Carrier:
             over = self._broken or self._why(error)
         self._ended.set()
         self._joined.set()  # or never
-        if self._bypass is not None:
+        if self._reading is not None:
+            self._reading.to_the_end()
             self._drained.wait(BOTH)  # the last answers may be on their way
         self.end()
         # The call is an exception, too, whose traceback leads to all that is to be forgotten.
@@ -134,17 +173,17 @@ class Carrier:
         if line is None:
             return  # all goes on by gRPC
         bypass = self._bypass = Bypass(line)
+        self._reading = Reading(bypass, self._heard, self._expecting)
         if self._ended.is_set():
-            bypass.end()
+            self._reading.end()
         self.outgoing.go_by(bypass)
         try:
-            for message in bypass.messages():
-                self._heard(message)
-        except (MessageError, MessageTooLargeError, DecodeError):
+            self._reading.all()
+        except _NO_MESSAGE:
             self._broken = _no_message()
         finally:
             bypass.end()
-            self.outgoing.leave(bypass)
+            self._reading.close(lambda: self.outgoing.leave(bypass))
             self._drained.set()
             # How the stream ends gRPC says; and if it does not, it is over all the same.
             if self._broken or not self._ended.wait(BOTH):

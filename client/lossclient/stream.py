@@ -5,6 +5,7 @@ its own. Any thread leaves a call to be sent, and may wait for its answer; what 
 the messages is carrier.py's.
 """
 
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -51,7 +52,7 @@ class Stream:
         self._line = weakref.ref(line)
         self._flying = Flying()
         self._asked: dict[int, Waiting[pb.Region]] = {}
-        self._carrier = Carrier(line, self._take, self._end)
+        self._carrier = Carrier(line, self._take, self._expecting, self._end)
         self._outgoing = self._carrier.outgoing
         self.thread = self._carrier.thread
         self._carrier.start()
@@ -77,8 +78,11 @@ class Stream:
             LossError: what the server said, or why it could not be asked.
         """
         waiting = Waiting[Answered]()
+        began = time.monotonic()
         number = self.begin(parts, timeout, waiting.settle, answer)
+        self._carrier.look(waiting, timeout)
         self._wait(waiting, timeout, [number], timeout)
+        self._carrier.took(time.monotonic() - began)
         return self.read(waiting.found, timeout)
 
     def begin_many(self, calls: Sequence[Parts], timeout: float | None) -> Many:
@@ -86,6 +90,7 @@ class Stream:
         gathering = Gathering(len(calls))
         numbers = self._flying.expect_many(gathering, len(calls))
         self._outgoing.put_together(self._written(numbers.start, timeout, calls))
+        self._carrier.want()
         return Many(numbers, gathering)
 
     def _written(
@@ -140,8 +145,10 @@ class Stream:
             LossError: the stream is over.
         """
         number = self._flying.expect(settle)
-        soon = soon and len(self._flying) > FEW
-        self._outgoing.put(saying.call(number, timeout, parts, answer), soon=soon)
+        gathers = soon and len(self._flying) > FEW
+        self._outgoing.put(saying.call(number, timeout, parts, answer), soon=gathers)
+        if soon:
+            self._carrier.want()
         self._flying.check([number])
         return number
 
@@ -181,6 +188,7 @@ class Stream:
         asked = self._asked[number] = Waiting[pb.Region]()
         region = pb.OpenRegion(region=number, bytes=size)
         self._outgoing.put(saying.opened(region.SerializeToString()))
+        self._carrier.want()
         if self._flying.over is not None:
             asked.settle(self._flying.over)
         there = asked.wait(timeout)
@@ -230,6 +238,9 @@ class Stream:
             self._carrier.doubt(timeout)
         seconds = None if timeout is None else round(timeout, 3)
         return DeadlineError(f"{self._target} must answer within the timeout of {seconds} s")
+
+    def _expecting(self) -> bool:
+        return bool(self._flying or self._asked)
 
     def _take(self, told: Told) -> None:
         """Hand out what the server says."""

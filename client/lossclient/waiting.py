@@ -42,6 +42,11 @@ class Waiting(Generic[T]):
         self._found: SimpleQueue[T | LossError] = SimpleQueue()
         self.found: T | LossError
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is something."""
+        return not self._found.empty()
+
     def settle(self, found: T | LossError) -> None:
         """End the wait. If that is done twice, the first time counts."""
         self._found.put(found)
