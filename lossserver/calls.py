@@ -98,7 +98,7 @@ class Calls:
         """Work on a call, or on several that ask for what is said."""
         ids = asked.ids if isinstance(asked, Run) else (asked.id,)
         if len(set(ids)) < len(ids) or not self._running.keys().isdisjoint(ids):
-            given = ", ".join(map(str, ids))
+            given = next(i for i in ids if i in self._running or [*ids].count(i) > 1)
             raise MessageError("must be of no other call in flight", field="id", given=given)
         if (why := self._front.door.refusal(self._tenant, asked.timeout)) is not None:
             for number in ids:

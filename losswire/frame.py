@@ -103,8 +103,8 @@ def _aligning(size: int, more: int) -> bytes:
     return (_HEADER_TAG + b"\x00") * (more // 2) + _PAYLOAD_TAG + longer(varint(size), more % 2)
 
 
-def read(message: Buffer) -> Parts:
-    """The serialised header, and a view of each payload.
+def read(message: Buffer, most: int = MAX_FIELDS) -> Parts:
+    """The serialised header, and a view of each payload, of at most so many fields.
 
     Raises:
         MessageError: the bytes end too early, are not protobuf, or are too many
@@ -114,7 +114,7 @@ def read(message: Buffer) -> Parts:
     payloads: list[Buffer] = []
     elsewhere: list[Buffer] = []
     found = {_HEADER: headers, _PAYLOAD: payloads, _ELSEWHERE: elsewhere}
-    for tag, value in fields(message):
+    for tag, value in fields(message, most):
         if (into := found.get(tag)) is not None and not isinstance(value, int):
             into.append(value)
     size = sum(map(len, headers))

@@ -14,12 +14,17 @@ import numpy as np
 from losswire import frame
 from losswire.errors import MessageError
 from losswire.frame import MAX_FIELDS_WITHIN, Parts, fields, varint
-from losswire.runs import MOST, Run, may_be_alike
+from losswire.runs import MOST, MOST_HEADER, MOST_PAYLOADS, Run, may_be_alike
 from losswire.tensor import Buffer
 
 # Of CallList and of AnswerList.
 _FIRST, _COUNT = 1 << 3, 2 << 3
 _TIMEOUT, _PARTS = 3 << 3 | 1, 4 << 3 | 2
+
+#: Fields of a list's request or response: a header, its payloads, and what aligns them. Lists of one
+#: message. A message is read in one go, and meanwhile nothing else is done.
+MAX_FIELDS_INSIDE = 8 * MOST_PAYLOADS
+MAX_LISTS = 256
 
 #: Bytes of one at most, and of what is added to a message: the server begins with the first the sooner.
 TOGETHER = 2 << 20
@@ -50,9 +55,8 @@ def read(message: memoryview) -> Run:
     if first + count > _64_BITS + 1:
         raise MessageError("ids must fit 64 bits", field="lists.first", given=first)
     # Two serialised messages in a row are one, merged, as protobuf has it of a field sent twice.
-    parts = frame.read(inside[0] if len(inside) == 1 else b"".join(inside))
-    if parts.elsewhere:
-        raise MessageError("tensors of a list must be in its message", field="lists")
+    parts = frame.read(inside[0] if len(inside) == 1 else b"".join(inside), MAX_FIELDS_INSIDE)
+    _check(parts)
     return Run(
         ids=range(first, first + count),
         timeout=timeout,
@@ -60,6 +64,18 @@ def read(message: memoryview) -> Run:
         payloads=[_rows(payload, count) for payload in parts.payloads],
         listed=True,
     )
+
+
+def _check(parts: Parts) -> None:
+    """Refuse what would be much for each of its calls."""
+    if parts.elsewhere:
+        raise MessageError("tensors of a list must be in its message", field="lists")
+    if len(parts.payloads) > MOST_PAYLOADS or len(parts.header) > MOST_HEADER:
+        raise MessageError(
+            f"a list must have at most {MOST_PAYLOADS} payloads, and {MOST_HEADER} bytes of header",
+            field="lists",
+            given=f"{len(parts.payloads)} and {len(parts.header)}",
+        )
 
 
 def _rows(payload: Buffer, count: int) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":
@@ -81,8 +97,8 @@ def alike(calls: Sequence[Parts]) -> Iterator[Sequence[Parts]]:
             yield some[at : at + most]
 
 
-def _outline(call: Parts) -> tuple[bytes, list[int]]:
-    return call.header, [*map(len, call.payloads)]
+def _outline(call: Parts) -> tuple[bytes, list[int], bool]:
+    return call.header, [*map(len, call.payloads)], bool(call.elsewhere)
 
 
 def head(first: int, count: int, timeout: float | None = None) -> bytes:

@@ -78,7 +78,7 @@ class Run(NamedTuple):
 def may_be_alike(parts: Parts) -> bool:
     """Whether calls like this may be a list, or are found to be alike; larger ones gain nothing by it."""
     few = parts.size < frame.LARGE and len(parts.header) <= MOST_HEADER
-    return few and bool(parts.payloads) and not parts.elsewhere
+    return few and 0 < len(parts.payloads) <= MOST_PAYLOADS and not parts.elsewhere
 
 
 def entries(message: Buffer, within: int) -> Iterator[tuple[int, memoryview | int | Run]]:

@@ -6,7 +6,7 @@ tests/wire/test_streaming.py compares each with what protobuf makes of it.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from losswire import frame, lists, runs
@@ -44,6 +44,25 @@ def calls(first: int, timeout: float | None, some: Sequence[Parts]) -> list[Buff
     """
     head = lists.head(first, len(some), timeout)
     return _list_of(head, some[0].header, lists.columns(some))
+
+
+def several(
+    first: int, timeout: float | None, some: Sequence[Parts], *, listed: bool
+) -> Iterator[tuple[int, list[Buffer]]]:
+    """What a message with these calls is joined of, and how many of them each part of it is.
+
+    Parameters:
+        first, timeout: as of `calls`.
+        some: calls of any kind.
+        listed: the server takes lists: those that may be one are.
+    """
+    for alike in lists.alike(some):
+        if listed and len(alike) > 1:
+            yield len(alike), calls(first, timeout, alike)
+        else:
+            for place, parts in enumerate(alike):
+                yield 1, call(first + place, timeout, parts)
+        first += len(alike)
 
 
 def cancelled(numbers: Iterable[int]) -> list[Buffer]:

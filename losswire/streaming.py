@@ -109,22 +109,25 @@ def read_asked(message: Buffer) -> Asked:
         MessageError: it is none, or has too many fields.
     """
     calls: list[Called | Run] = []
-    listed = 0
+    count = listed = 0
     opened: list[bytes] = []
     numbers: dict[int, list[int]] = {_CANCELLED: [], _CLOSED: [], _BYPASS: []}
     direct = b""
     for tag, value in entries(message, _REQUEST):
         if isinstance(value, Run):
             calls.append(value)
+            count += len(value.ids)
         elif isinstance(value, int):
             numbers.get(tag >> 3, []).append(value)
         elif tag == CALLS:
             calls.append(_read_call(value))
+            count += 1
         elif tag == _LISTS:
             calls.append(run := lists.read(value))
-            listed += len(run.ids)
-            if listed > frame.MAX_FIELDS:
-                raise MessageError(f"lists of a message must have at most {frame.MAX_FIELDS} calls")
+            count, listed = count + len(run.ids), listed + 1
+            if count > frame.MAX_FIELDS or listed > lists.MAX_LISTS:
+                rule = f"must have at most {lists.MAX_LISTS} lists, of {frame.MAX_FIELDS} calls"
+                raise MessageError(f"a message {rule}")
         elif tag == _OPENED:
             opened.append(bytes(value))
         elif tag == _DIRECT:

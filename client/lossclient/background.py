@@ -64,7 +64,7 @@ class Background:
         Parameters:
             parts: of the call, in memory that is its own.
             timeout: seconds for everything; None is for ever.
-            decode: called in another thread.
+            decode: called by whoever reads the answer, another thread as a rule.
         """
         call = Submitted(parts, timeout, decode, self._again)
         streams = self._planes.plane in ("auto", "stream")

@@ -45,15 +45,10 @@ class Bypass:
         # In a forked child, too, which has a copy of it and nobody to close it.
         weakref.finalize(self, self._socket.close)
 
-    def receive(self, room: memoryview, *, wait: bool) -> int | None:
-        """How many bytes came into this room; 0 when the server has hung up.
-
-        Parameters:
-            room: it is not empty.
-            wait: until something comes; else it is None if nothing is there.
-        """
+    def receive(self, room: memoryview) -> int | None:
+        """How many bytes came into this room; 0 if the server has hung up, None if nothing is there."""
         try:
-            count = self._socket.recv_into(room, 0, 0 if wait else socket.MSG_DONTWAIT)
+            count = self._socket.recv_into(room, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except OSError:
@@ -77,10 +72,17 @@ class Bypass:
 
     def wait(self) -> None:
         """Wait until the line takes more, or the end; a second at most."""
+        self._poll(select.POLLOUT, 1000)
+
+    def listen(self) -> None:
+        """Wait until something comes, or the end."""
+        self._poll(select.POLLIN, None)
+
+    def _poll(self, events: int, milliseconds: int | None) -> None:
         with suppress(ValueError):  # it is closed
             waiting = select.poll()
-            waiting.register(self._socket, select.POLLOUT)
-            waiting.poll(1000)
+            waiting.register(self._socket, events)
+            waiting.poll(milliseconds)
 
     def end(self) -> None:
         """Hang up. A forked child leaves that to its parent."""

@@ -20,9 +20,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from lossclient.bypass import Bypass, offered
-from lossclient.direct import Directs
 from lossclient.ended import EndedError, TooLongError, UnservedError
 from lossclient.forking import starting
+from lossclient.joining import Joining
 from lossclient.line import SERVICE, Line
 from lossclient.outgoing import Outgoing
 from lossclient.reading import Reading
@@ -42,10 +42,6 @@ from losswire.tensor import Buffer
 #: Seconds within which, of a stream that ends, both ways do.
 BOTH = 1.0
 
-#: Seconds within which a server says that a direct connection is the bypass. One that does not know
-#: the connection, another behind the same address, says nothing.
-JOINED_WITHIN = 10.0
-
 _NO_MESSAGE = (MessageError, MessageTooLargeError, DecodeError)
 
 _thread = threading.local()
@@ -62,7 +58,7 @@ class Carrier:
     Parameters:
         line: to the server.
         take: called with what the server says, by one thread at a time.
-        expecting: whether an answer is to come.
+        expecting: how many answers are to come.
         over: called at the end with how the stream has ended.
 
     Attributes:
@@ -75,7 +71,7 @@ class Carrier:
         self,
         line: Line,
         take: Callable[[Told], None],
-        expecting: Callable[[], bool],
+        expecting: Callable[[], int],
         over: Callable[[LossError], None],
     ) -> None:
         self._target = line.target
@@ -86,15 +82,14 @@ class Carrier:
         self._taking = threading.Lock()
         self._bypass: Bypass | None = None
         self._reading: Reading | None = None
-        # Of the bypass, if that is a direct connection.
-        self._directs: Directs | None = None
         self._offered = False
-        self._joined = threading.Event()
         self._broken: LossError | None = None
+        self._interrupted: LossError | None = None
         # Nothing comes any more: by the bypass; by gRPC.
         self._drained = threading.Event()
         self._ended = threading.Event()
         self.outgoing = Outgoing()
+        self._joining = Joining(self._line, self.outgoing)
         self.takes_lists = False
         self.outgoing.put(saying.wish())
         method: Any = line.channel().stream_stream(SERVICE + "ComputeStream")
@@ -127,12 +122,14 @@ class Carrier:
         _thread.reads = True
         try:
             reading.look(waiting, timeout)
-        except BaseException as error:
-            if isinstance(error, _NO_MESSAGE):
-                self._broken = _no_message()
+        except _NO_MESSAGE:
+            self._broken = _no_message()
             self.end()
-            if not self._broken:
-                raise
+        except BaseException:
+            # Others' calls are sent again.
+            self._interrupted = EndedError("a caller was interrupted as it read")
+            self.end()
+            raise
         finally:
             _thread.reads = False
 
@@ -152,9 +149,9 @@ class Carrier:
             over = _no_message()
             self.end()
         except grpc.RpcError as error:
-            over = self._broken or self._why(error)
+            over = self._broken or self._interrupted or self._why(error)
         self._ended.set()
-        self._joined.set()  # or never
+        self._joining.over()
         if self._reading is not None:
             self._reading.to_the_end()
             self._drained.wait(BOTH)  # the last answers may be on their way
@@ -169,7 +166,7 @@ class Carrier:
         try:
             line: socket.socket | None = offered(offer.bypass)
         except OSError:
-            line = self._connected(offer.direct_port)
+            line = self._joining.connected(offer.direct_port)
         if line is None:
             return  # all goes on by gRPC
         bypass = self._bypass = Bypass(line)
@@ -187,47 +184,22 @@ class Carrier:
             self._drained.set()
             # How the stream ends gRPC says; and if it does not, it is over all the same.
             if self._broken or not self._ended.wait(BOTH):
-                self._fail("the connection ended before its stream")
+                self._joining.failed("the connection ended before its stream")
                 self.end()
 
     def doubt(self, seconds: float) -> None:
         """End the stream if it has a direct connection by which nothing has come for so long."""
         bypass = self._bypass
-        if self._directs and bypass and time.monotonic() - bypass.heard >= seconds:
-            self._fail("nothing came over the connection in time")
+        if self._joining.used and bypass and time.monotonic() - bypass.heard >= seconds:
+            self._joining.failed("nothing came over the connection in time")
             self.end()
-
-    def _fail(self, why: str) -> None:
-        if self._directs is not None:
-            self._directs.failed(why)
-
-    def _connected(self, port: int) -> socket.socket | None:
-        """A direct connection that is the bypass, the server being elsewhere; None if there is none."""
-        line = self._line()
-        if line is None or self._ended.is_set():
-            return None
-        try:
-            directs = self._directs = line.keep(Directs, Directs)
-        except ValueError:  # the client is closed
-            return None
-        del line  # the client may be forgotten meanwhile
-        connection = directs.connected(port)
-        if connection is None:
-            return None
-        self.outgoing.put(saying.direct(connection.name))
-        if self._joined.wait(JOINED_WITHIN) and not self._ended.is_set():
-            return connection.given_up()
-        connection.close()
-        if not self._ended.is_set():
-            directs.failed("the server does not know the connection")
-        return None
 
     def _heard(self, message: Buffer) -> None:
         told = streaming.read_told(message)
         with self._taking:
             self._take(told)
         if told.joined:
-            self._joined.set()
+            self._joining.joined()
         if told.takes_lists:
             self.takes_lists = True
         if (told.bypass or told.direct_port) and not self._offered:

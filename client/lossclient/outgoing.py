@@ -62,13 +62,14 @@ class Outgoing:
         written: list[Buffer] = []
         count = size = 0
         for several, own in calls:
-            written += own
-            count += several
-            size += sum(map(len, own))
-            if size >= TOGETHER:
+            more = sum(map(len, own))
+            if count and size + more > TOGETHER:
                 self._put(_Bundle(written, count, size))
                 written, count, size = [], 0, 0
-        self._put(_Bundle(written, count, size))
+            written += own
+            count, size = count + several, size + more
+        if count:
+            self._put(_Bundle(written, count, size))
 
     def go_by(self, bypass: Bypass) -> None:
         """Send by a bypass from now on, but for what is too long for it."""

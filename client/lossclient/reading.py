@@ -20,26 +20,30 @@ from losswire.tensor import Buffer
 AWAKE = 0.001 if len(os.sched_getaffinity(0)) > 1 else 0.0
 
 
+#: Seconds after which the thread looks what came though nothing is to come: answers that nobody waits for
+#: any longer would hold the server up, and one that has hung up is left.
+PAUSE = 1.0
+
+
 class Reading:
     """The reading of one bypass. Any thread may use it.
 
     Parameters:
         bypass: what is read.
         take: called with each message, by one thread at a time.
-        expecting: whether an answer is to come.
+        expecting: how many answers are to come.
     """
 
     def __init__(
-        self, bypass: Bypass, take: Callable[[Buffer], None], expecting: Callable[[], bool]
+        self, bypass: Bypass, take: Callable[[Buffer], None], expecting: Callable[[], int]
     ) -> None:
         self._bypass = bypass
         self._take = take
         self._expecting = expecting
         self._incoming = Incoming()
-        # Whoever holds it reads, and takes what came.
+        # Whoever holds it reads, and takes what came. Nobody waits for the server with it.
         self._turn = threading.Lock()
         self._wanted = threading.Event()
-        self._wanted.set()
         self._to_the_end = False
         self._spoiled = False
         self._soon = False
@@ -50,14 +54,16 @@ class Reading:
         Raises:
             MessageError, DecodeError, MessageTooLargeError: what came is no message.
         """
-        while True:
-            self._wanted.wait()
+        count: int | None = None
+        while count != 0:
+            self._hand_on()
+            if self._wanted.wait(PAUSE) and self._is_needed() and not self._spoiled:
+                self._bypass.listen()
             with self._turn:
+                while count := self._some():
+                    pass
                 if not self._is_needed():
-                    self._wanted.clear()
-                elif self._some(wait=True) == 0:
-                    return
-            self._hand_on()  # whoever came before that was clear did not see it
+                    self._wanted.clear()  # who comes now is seen at the next turn
 
     def want(self) -> None:
         """Have the thread read: somebody waits who does not."""
@@ -67,16 +73,26 @@ class Reading:
     def look(self, waiting: Waiting[object], timeout: float | None) -> None:
         """Look for what is waited for, for a moment at most, if that is likely to find it; else `want`.
 
+        Nothing else must be to come, which its caller would have to wait for.
+
         Raises:
             Exception: as `all`; or the thread was interrupted. Then the stream must end.
         """
-        if not self._soon or not self._turn.acquire(blocking=False):
+        if self._soon and not self._turn.locked():
+            try:
+                with self._turn:  # no interrupt comes between the two
+                    if self._expecting() == 1:
+                        self._look(waiting, AWAKE if timeout is None else min(AWAKE, timeout))
+            finally:
+                self._hand_on()
+        else:
             self.want()
-            return
+
+    def _look(self, waiting: Waiting[object], seconds: float) -> None:
+        end = time.monotonic() + seconds
         try:
-            end = time.monotonic() + (AWAKE if timeout is None else min(AWAKE, timeout))
             while not waiting.ended and time.monotonic() < end:
-                if self._some(wait=False) == 0:
+                if self._some() == 0:
                     break
                 os.sched_yield()
         except BaseException:
@@ -84,9 +100,6 @@ class Reading:
                 True  # half of a message may be lost, perhaps another's: nothing more is read
             )
             raise
-        finally:
-            self._turn.release()
-            self._hand_on()
 
     def took(self, seconds: float) -> None:
         """Note how long an answer took."""
@@ -108,15 +121,15 @@ class Reading:
             let_go()
 
     def _is_needed(self) -> bool:
-        return self._to_the_end or self._expecting()
+        return self._to_the_end or self._spoiled or self._expecting() > 0
 
     def _hand_on(self) -> None:
         if self._is_needed():
             self.want()
 
-    def _some(self, *, wait: bool) -> int | None:
+    def _some(self) -> int | None:
         """Receive something, and take it; its bytes, 0 if the server has hung up, None if nothing is there."""
-        count = 0 if self._spoiled else self._bypass.receive(self._incoming.room(), wait=wait)
+        count = 0 if self._spoiled else self._bypass.receive(self._incoming.room())
         if count == 0:
             self._to_the_end = True
         for message in self._incoming.came(count) if count else ():

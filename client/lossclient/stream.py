@@ -7,7 +7,7 @@ the messages is carrier.py's.
 
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -17,12 +17,11 @@ from lossclient.flying import Flying, Settle
 from lossclient.giving_up import current
 from lossclient.line import Line
 from lossclient.waiting import Gathering, Waiting
-from losswire import frame, lists, saying
+from losswire import frame, saying
 from losswire.errors import DeadlineError, InternalError, LossError, MessageError
 from losswire.frame import Parts
 from losswire.runs import Run
 from losswire.streaming import Answered, Told
-from losswire.tensor import Buffer
 from losswire.v1 import loss_pb2 as pb
 
 #: Calls in flight with which a server is taken to be busy for as long as another thread needs to
@@ -80,30 +79,21 @@ class Stream:
         waiting = Waiting[Answered]()
         began = time.monotonic()
         number = self.begin(parts, timeout, waiting.settle, answer)
-        self._carrier.look(waiting, timeout)
-        self._wait(waiting, timeout, [number], timeout)
-        self._carrier.took(time.monotonic() - began)
+        try:
+            self._carrier.look(waiting, timeout)
+            self._wait(waiting, timeout, [number], timeout)
+        finally:
+            self._carrier.took(time.monotonic() - began)
         return self.read(waiting.found, timeout)
 
     def begin_many(self, calls: Sequence[Parts], timeout: float | None) -> Many:
         """Send calls in one message, and do not wait."""
         gathering = Gathering(len(calls))
         numbers = self._flying.expect_many(gathering, len(calls))
-        self._outgoing.put_together(self._written(numbers.start, timeout, calls))
+        listed = self._carrier.takes_lists
+        self._outgoing.put_together(saying.several(numbers.start, timeout, calls, listed=listed))
         self._carrier.want()
         return Many(numbers, gathering)
-
-    def _written(
-        self, first: int, timeout: float | None, calls: Sequence[Parts]
-    ) -> Iterator[tuple[int, list[Buffer]]]:
-        """How many calls, and what a message with them is joined of."""
-        for some in lists.alike(calls):
-            if len(some) > 1 and self._carrier.takes_lists:
-                yield len(some), saying.calls(first, timeout, some)
-            else:
-                for place, parts in enumerate(some):
-                    yield 1, saying.call(first + place, timeout, parts)
-            first += len(some)
 
     def answers(
         self, many: Many, timeout: float | None, left: float | None
@@ -137,7 +127,7 @@ class Stream:
         Parameters:
             parts: of the call. They are read a moment later.
             timeout: seconds after which the server gives it up; None is never.
-            settle: called once, in another thread, with what became of it.
+            settle: called once with what became of it, by whoever reads it: another thread as a rule.
             answer: a serialised Span, where tensors of the answer may be written.
             soon: nobody waits for this one yet: where more than FEW are in flight it may gather.
 
@@ -239,8 +229,9 @@ class Stream:
         seconds = None if timeout is None else round(timeout, 3)
         return DeadlineError(f"{self._target} must answer within the timeout of {seconds} s")
 
-    def _expecting(self) -> bool:
-        return bool(self._flying or self._asked)
+    def _expecting(self) -> int:
+        """How many answers are to come."""
+        return len(self._flying) + len(self._asked)
 
     def _take(self, told: Told) -> None:
         """Hand out what the server says."""

@@ -10,6 +10,7 @@ from lossclient.bypass import Bypass
 from lossclient.outgoing import Outgoing
 from losswire.bypass import Incoming
 from losswire.frame import LARGE
+from losswire.lists import TOGETHER
 
 
 @pytest.fixture
@@ -103,3 +104,15 @@ def test_what_is_large_goes_by_itself(ends, outgoing, sending):
     sending()  # more than the line takes at once
 
     assert [len(one) for one in received(ends[1], 3 + LARGE)] == [3, LARGE]
+
+
+def test_a_list_that_is_long_goes_in_several_messages():
+    """Of TOGETHER bytes at most, but for what is longer by itself; nothing empty is sent."""
+    outgoing = Outgoing()
+    half, long = bytes(TOGETHER // 2), bytes(TOGETHER + 1)
+    outgoing.put_together([(2, [half, b""]), (1, [half]), (3, [b"x"]), (1, [long]), (1, [b"y"])])
+    outgoing.put_together([])
+    outgoing.end()
+    found = [len(message) for message in outgoing.messages()]
+
+    assert found == [TOGETHER, 1, TOGETHER + 1, 1]

@@ -42,7 +42,7 @@ class Line:
         self.waiting = {}
         self.readers = {}
         self.over = SimpleQueue()
-        self.reading = Reading(self.bypass, self._take, lambda: bool(self.waiting))
+        self.reading = Reading(self.bypass, self._take, lambda: len(self.waiting))
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
 
@@ -57,7 +57,8 @@ class Line:
         if name == b"interrupt":
             raise KeyboardInterrupt
         self.readers[name] = threading.current_thread()
-        self.waiting.pop(name).settle(None)
+        if name in self.waiting:
+            self.waiting.pop(name).settle(None)
 
     def expect(self, *names):
         """What waits for each of these messages."""
@@ -128,32 +129,54 @@ def test_a_caller_that_has_looked_in_vain_waits(line, monkeypatch):
         line.asleep()
 
 
-def test_a_caller_beside_the_thread_leaves_the_reading_to_it(line):
-    """It has all answers, until nothing is to come."""
+def test_a_caller_beside_others_leaves_the_reading_to_the_thread(line):
+    """Who decodes their answers, and calls back, must not hold up the caller."""
     other, own = line.expect(b"other", b"own")
-    line.reading.want()
-    while not line.reading._turn.locked():
-        threading.Event().wait(0.001)
-    line.say(b"own")
+    line.say(b"other", b"own")
     line.reading.look(own, None)
 
     assert own.wait(PATIENCE)
-    line.say(b"other")
     assert other.wait(PATIENCE)
     assert set(line.readers.values()) == {line.thread}
 
 
-def test_what_comes_for_others_is_theirs(line):
+def test_what_comes_meanwhile_for_others_is_theirs(line):
     """Whoever reads it. Who leaves with something still to come hands the reading on."""
-    first, own, last = line.expect(b"first", b"own", b"last")
-    line.say(b"first", b"own")
-    line.reading.look(own, None)
-    assert first.ended
-    assert own.ended
+    (own,) = line.expect(b"own")
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(line.reading.look, own, None)
+        while not line.reading._turn.locked():
+            threading.Event().wait(0.001)
+        first, last = line.expect(b"first", b"last")
+        line.say(b"first")
+        assert first.wait(PATIENCE)
+        line.say(b"own")
+        looking.result(PATIENCE)
     line.say(b"last")
 
     assert last.wait(PATIENCE)
+    assert line.readers[b"first"] is line.readers[b"own"] is not line.thread
     assert line.readers[b"last"] is line.thread
+
+
+def test_what_nobody_waits_for_any_longer_is_read(line, monkeypatch):
+    """Else the server could not send it, and would hold on to all that it takes up."""
+    monkeypatch.setattr(reading, "PAUSE", 0.01)
+    line.reading.want()  # so that the pause begins anew
+    line.say(b"too late")
+    while b"too late" not in line.readers:
+        threading.Event().wait(0.001)
+
+    assert line.readers[b"too late"] is line.thread
+
+
+def test_a_server_that_hangs_up_meanwhile_is_noticed(line, monkeypatch):
+    """Before the next call, which then goes by another stream."""
+    monkeypatch.setattr(reading, "PAUSE", 0.01)
+    line.reading.want()
+    line.theirs.close()
+
+    assert line.over.get(timeout=PATIENCE) is None
 
 
 def test_who_is_found_by_others_looks_no_longer(line):
@@ -177,14 +200,14 @@ def test_who_is_found_by_others_looks_no_longer(line):
 
 def test_of_an_interrupted_caller_nothing_more_is_read(line):
     """What it had received may be another's: no half of a message is taken for a whole one."""
-    own, other = line.expect(b"own", b"other")
+    (own,) = line.expect(b"own")
     line.say(b"interrupt", b"own", b"other")
     with pytest.raises(KeyboardInterrupt):
         line.reading.look(own, None)
 
     assert line.over.get(timeout=PATIENCE) is None
     assert line.readers == {}
-    assert not other.ended
+    assert not line.reading._turn.locked()
 
 
 def test_a_server_that_hangs_up_ends_the_reading(line):
@@ -207,9 +230,13 @@ def test_what_is_no_message_is_told_to_who_reads_it(line):
     assert line.over.get(timeout=PATIENCE) is None
 
 
+def line_of(client):
+    return client.transport.targets.order()[0].line
+
+
 def reading_of(client):
     """The reading of a client's stream, once it has a bypass."""
-    found = client.transport.targets.order()[0].line.keep(Stream, Stream)._carrier
+    found = line_of(client).keep(Stream, Stream)._carrier
     while found._reading is None:
         threading.Event().wait(0.001)
     return found._reading
@@ -240,9 +267,29 @@ def test_an_interrupted_call_costs_its_stream_and_no_more(looking, monkeypatch):
     assert reading_of(looking) is not one
 
 
+def test_an_interrupted_call_costs_no_other(looking, monkeypatch):
+    """One that was in flight on its stream is sent again."""
+    one = reading_of(looking)
+    flying = line_of(looking).keep(Stream, Stream)._flying
+    pool = ThreadPoolExecutor(1)
+    others = []
+
+    def interrupted(_):
+        others.append(pool.submit(looking.compute, L1, 3 * ONE, ZERO, timeout=PATIENCE))
+        while len(flying) < 2:
+            threading.Event().wait(0.001)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(one, "_take", interrupted)
+    with pool, pytest.raises(KeyboardInterrupt):
+        looking.compute(L1, ONE, ZERO)
+
+    assert [other.result(PATIENCE).loss for other in others] == [3.0]
+
+
 def test_an_answer_that_is_no_message_is_told(looking, monkeypatch):
     """As it is by the thread that reads."""
-    monkeypatch.setattr(reading_of(looking)._bypass, "receive", lambda room, **_: garbage(room))
+    monkeypatch.setattr(reading_of(looking)._bypass, "receive", garbage)
     with pytest.raises(lossclient.InternalError, match="ComputeStreamResponse"):
         looking.compute(L1, ONE, ZERO, timeout=PATIENCE)
 

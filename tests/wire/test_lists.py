@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from losswire import frame, lists, saying, streaming
 from losswire.errors import MessageError
 from losswire.frame import ALIGNMENT, LARGE, Parts
-from losswire.lists import TOGETHER
-from losswire.runs import MOST, Run
+from losswire.lists import MAX_LISTS, TOGETHER
+from losswire.runs import MOST, MOST_HEADER, MOST_PAYLOADS, Run
 from losswire.v1 import loss_pb2 as pb
 
 HEADER = pb.ComputeHeader(wrt=["pred"]).SerializeToString()
@@ -99,7 +99,23 @@ WRONG = {
         listed(count=1, request=pb.ComputeRequest(elsewhere=[pb.Elsewhere()])),
         "in its message",
     ),
-    "all too many": (listed(count=MOST, request=pb.ComputeRequest()) * 65, "at most 4096 calls"),
+    "all too many": (listed(count=MOST, request=pb.ComputeRequest()) * 65, "of 4096 calls"),
+    "too many lists": (listed(count=1, request=REQUEST) * (MAX_LISTS + 1), "at most 256 lists"),
+    "too many payloads": (
+        listed(count=1, request=pb.ComputeRequest(payloads=[b"x"] * (MOST_PAYLOADS + 1))),
+        "at most 16 payloads",
+    ),
+    "too many fields": (
+        listed(count=1, request=pb.ComputeRequest(payloads=[b""] * 1000)),
+        "at most 128 fields",
+    ),
+    "too long a header": (
+        listed(
+            count=1,
+            request=pb.ComputeRequest(header=pb.ComputeHeader(wrt=["x" * MOST_HEADER])),
+        ),
+        "4096 bytes of header",
+    ),
     "a request that is none": (b"\x3a\x05\x10\x01\x22\x01\x0f", "protobuf|whole"),
     "an end too early": (listed(count=1, request=REQUEST)[:-1], "whole"),
 }
@@ -131,12 +147,22 @@ def test_calls_that_follow_one_another_and_are_alike_are_a_list():
         Parts(HEADER, [], ()),
         Parts(HEADER, [b"abcd"], [pb.Elsewhere().SerializeToString()]),
         Parts(HEADER, [bytes(LARGE)], ()),
+        Parts(HEADER, [b"x"] * (MOST_PAYLOADS + 1), ()),
+        Parts(bytes(MOST_HEADER + 1), [b"x"], ()),
     ],
-    ids=["no tensor", "a tensor elsewhere", "large"],
+    ids=["no tensor", "a tensor elsewhere", "large", "many tensors", "a long header"],
 )
 def test_other_calls_are_no_list(parts):
     """However alike they are."""
     assert [len(some) for some in lists.alike([parts] * 3)] == [1, 1, 1]
+
+
+def test_a_call_with_a_tensor_elsewhere_is_in_no_list():
+    """Though it is otherwise like its neighbours."""
+    one = Parts(HEADER, [b"abcd"], ())
+    other = one._replace(elsewhere=[pb.Elsewhere().SerializeToString()])
+
+    assert [len(some) for some in lists.alike([one, one, other, one])] == [2, 1, 1]
 
 
 def test_no_call_is_no_list():
