@@ -10,6 +10,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
+from losswire.cores import cores
+
 #: Calls in a row that came as those of a lone caller do, after which the next one is waited for awake.
 IN_A_ROW = 8
 
@@ -28,7 +30,7 @@ class Awake:
 
     def __init__(self, seconds: float, busy: Callable[[], bool]) -> None:
         # On the only core there is the caller would wait for us.
-        self._seconds = seconds if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._seconds = seconds if cores() > 1 else 0.0
         self._busy = busy
         self._answered = float("-inf")
         self._until = float("-inf")

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from lossclient.bypass import Bypass
 from lossclient.waiting import Waiting
 from losswire.bypass import Incoming
+from losswire.cores import cores
 from losswire.tensor import Buffer
 
 #: Seconds for which a caller looks, if its last answer came as soon: on the only core never.
-AWAKE = 0.001 if len(os.sched_getaffinity(0)) > 1 else 0.0
+AWAKE = 0.001 if cores() > 1 else 0.0
 
 
 #: Seconds after which the thread looks what came though nothing is to come: answers that nobody waits for

@@ -15,7 +15,7 @@ def looks(monkeypatch):
     """The looks at whether something has come that were taken without sleeping; of two cores."""
     found = []
     monkeypatch.setattr(awake.os, "sched_yield", lambda: found.append(1))
-    monkeypatch.setattr(awake.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(awake, "cores", lambda: 2)
     return found
 
 
@@ -128,7 +128,7 @@ def test_it_takes_no_core_that_others_need(looks, given):
 
 def test_on_a_single_core_it_sleeps(looks, monkeypatch):
     """Else the trainer would wait for it, and it for the trainer."""
-    monkeypatch.setattr(awake.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(awake, "cores", lambda: 1)
 
     async def scenario(one, now):
         asked(one, now, times=2 * IN_A_ROW)
