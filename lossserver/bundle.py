@@ -32,10 +32,6 @@ from losswire import saying
 from losswire.runs import MOST, Run
 from losswire.tensor import Buffer
 
-#: Calls that are one job at most while other tenants are there.
-BESIDE = MANY // 4
-
-
 #: Of those that were remembered (outline.py), the ones of which several are no job: nothing of that
 #: is said by a tensor's numbers, and to find it out costs as much as to compute them.
 _APART: WeakSet[Outline] = WeakSet()
@@ -67,11 +63,12 @@ def most(said: Outline, *, alone: bool) -> int:
 
     Parameters:
         said: what each of them asks for.
-        alone: whether there are no other tenants, who would wait for it.
+        alone: whether there are no other tenants; if they wait, it is half as much.
     """
     if said.elements > SMALL:
         return 1
-    return min(MOST, 2 * MANY_ELEMENTS // said.elements) if alone else BESIDE
+    most, elements = (MOST, 2 * MANY_ELEMENTS) if alone else (MANY, MANY_ELEMENTS)
+    return min(most, elements // said.elements)
 
 
 class ApartError(Exception):

@@ -12,7 +12,7 @@ from benchmarks.planes.case import Written, read
 from benchmarks.planes.orders import Answer, obey
 
 #: Calls in flight, and calls of one run of a way that has many.
-IN_FLIGHT, CALLS = 64, 640
+IN_FLIGHT, CALLS = 64, 2560
 
 
 class Ways:

@@ -128,14 +128,18 @@ def _result(
     said: PlainReply, timings: Timings, losses: dict[str, Any], grads: dict[str, Any]
 ) -> Result:
     """The result in a reply that is remembered."""
-    return Result(
+    # What is frozen sets each attribute by a call of its own: three times as long, for each of a list.
+    result = object.__new__(Result)
+    result.__dict__.update(
         loss=_loss(losses, said.metrics),
         losses=losses,
         grads=grads,
         state=None,
         timings=timings,
         metrics=said.metrics,
+        kept={},
     )
+    return result
 
 
 def decode_replies(
@@ -187,7 +191,10 @@ def _timings(took: pb.Timings) -> Timings:
 
 def _loss(losses: dict[str, Any], metrics: Iterable[str]) -> Any:
     """The only loss as it is, or the sum of all that are no metrics; a lone metric if it is all."""
-    names = losses if len(losses) == 1 else losses.keys() - set(metrics)
+    if len(losses) == 1:
+        (only,) = losses.values()
+        return total(only) if isinstance(only, list) else only
+    names = losses.keys() - set(metrics)
     parts = [losses[name] for name in names]
     alone = len(parts) == 1 and not isinstance(parts[0], list)
     return parts[0] if alone else total(parts)

@@ -222,13 +222,13 @@ def test_beside_others_a_list_is_answered_in_parts():
 
     async def work(ours):
         ours.front.door.is_alone = lambda _: False
-        ours.begin(list_of([[0, 1]] * 17))
+        ours.begin(list_of([[0, 1]] * 33))
         return await ours.settled(), lists_in(ours)
 
     (found, lists), left = ended_with(work)
 
-    assert found == dict.fromkeys(range(17), True)
-    assert lists == ([[*range(8)], [*range(8, 16)]], [16])
+    assert found == dict.fromkeys(range(33), True)
+    assert lists == ([[*range(32)]], [32])
     assert left == NOTHING
 
 
