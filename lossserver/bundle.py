@@ -28,7 +28,7 @@ from lossserver.outline import Outline, outline
 from lossserver.pool import Pool
 from lossserver.tree import map_tensors, tensors
 from lossserver.wishes import NO_WISHES, to_bytes
-from losswire import saying
+from losswire import lists, saying
 from losswire.runs import MOST, Run
 from losswire.tensor import Buffer
 
@@ -165,7 +165,7 @@ def _times(shape: Sequence[int], many: int) -> tuple[int, ...]:
 
 
 def answers(job: Job, result: Result, decode_seconds: float, run: Run) -> list[Buffer]:
-    """What a message with the answers of a bundle is joined of: a list if its calls came as one.
+    """What a message with the answers of a bundle is joined of: a list, if its calls came as one and it may be.
 
     Parameters:
         job: the bundle.
@@ -181,6 +181,6 @@ def answers(job: Job, result: Result, decode_seconds: float, run: Run) -> list[B
     )
     header, _, _ = encode(replace(result, computed=first), decode_seconds)
     columns: list[Any] = [to_bytes(one).buffer for one in tensors([losses, grads])]
-    if run.listed:
+    if run.listed and lists.fits(header, columns):
         return saying.answer_list(run.ids[0], len(run.ids), header, columns)
     return saying.answers(run.ids, header, columns)

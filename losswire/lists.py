@@ -70,12 +70,17 @@ def _check(parts: Parts) -> None:
     """Refuse what would be much for each of its calls."""
     if parts.elsewhere:
         raise MessageError("tensors of a list must be in its message", field="lists")
-    if len(parts.payloads) > MOST_PAYLOADS or len(parts.header) > MOST_HEADER:
+    if not fits(parts.header, parts.payloads):
         raise MessageError(
             f"a list must have at most {MOST_PAYLOADS} payloads, and {MOST_HEADER} bytes of header",
             field="lists",
             given=f"{len(parts.payloads)} and {len(parts.header)}",
         )
+
+
+def fits(header: bytes, payloads: Sequence[Buffer]) -> bool:
+    """Whether these may be a list's."""
+    return len(payloads) <= MOST_PAYLOADS and len(header) <= MOST_HEADER
 
 
 def _rows(payload: Buffer, count: int) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":

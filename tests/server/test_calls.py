@@ -16,7 +16,7 @@ from lossserver.outbox import Outbox
 from lossserver.regions import Regions
 from lossserver.tree import map_tensors
 from lossserver.turns import turns
-from losswire import frame, saying
+from losswire import frame, lists, saying
 from losswire.errors import MessageError
 from losswire.frame import Parts
 from losswire.saying import call as written_call
@@ -214,6 +214,22 @@ def test_a_list_is_answered_as_a_list():
     assert [(one.loss, one.grad.tolist()) for one in answers] == [
         (one.loss, one.grad.tolist()) for one in theirs
     ]
+    assert left == NOTHING
+
+
+def test_answers_that_are_too_much_for_a_list_are_entries(monkeypatch):
+    """They have a payload more than the call: the loss."""
+    (run,) = read_asked(list_of([[0, 1]] * 3)).calls
+    monkeypatch.setattr(lists, "MOST_PAYLOADS", 1)
+
+    async def work(ours):
+        ours.calls.begin(run)
+        return await ours.settled(), lists_in(ours)
+
+    (found, written), left = ended_with(work)
+
+    assert found == dict.fromkeys(range(3), True)
+    assert written == ([], [0, 1, 2])
     assert left == NOTHING
 
 
