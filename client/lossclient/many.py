@@ -47,6 +47,10 @@ def send_many(
     The large ones go one after the other, each the way that is the fastest for it.
     """
     until = math.inf if timeout is None else time.monotonic() + timeout
+
+    def large(call: Parts) -> Parts:
+        return planes.send(call, rest(until, timeout))
+
     small = [] if reading() else [i for i, call in enumerate(calls) if planes.over_stream(call)]
     found: dict[int, Outcome] = {}
     if small:
@@ -54,10 +58,7 @@ def send_many(
         found.update(zip(small, answers, strict=True))
     for i, call in enumerate(calls):
         if i not in found:
-            try:
-                found[i] = finish.one(planes.send(call, rest(until, timeout)))
-            except LossError as error:
-                found[i] = error
+            found[i] = _outcome(functools.partial(large, call), finish)
     return [found[i] for i in range(len(calls))]
 
 
@@ -164,7 +165,4 @@ def _outcomes(run: Run, finish: Finish) -> Sequence[Outcome]:
 
 
 def _alone(call: Parts, line: Line, until: float, timeout: float | None, finish: Finish) -> Outcome:
-    try:
-        return finish.one(inline(call, line, rest(until, timeout)))
-    except LossError as error:
-        return error
+    return _outcome(lambda: inline(call, line, rest(until, timeout)), finish)

@@ -23,6 +23,7 @@ from losswire import offer
 from losswire.bypass import LONGEST
 from losswire.offer import Offer
 from losswire.v1 import loss_pb2 as pb
+from tests.client.streams import bypass_of
 from tests.conftest import PATIENCE
 from tests.wire.offers import offered
 
@@ -31,15 +32,6 @@ pytestmark = pytest.mark.skipif(not offer.AVAILABLE, reason="needs Linux")
 L1 = {"type": "L1Loss"}
 ZERO = np.zeros(4, np.float32)
 ONE = np.ones(4, np.float32)
-
-
-def bypass_of(client):
-    """The bypass of a client's stream, once there is one."""
-    line = client.transport.targets.order()[0].line
-    found = line.keep(Stream, Stream)._carrier
-    while found._bypass is None:
-        threading.Event().wait(0.01)
-    return found._bypass
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import lossclient
 from lossclient import reading
 from lossclient.bypass import Bypass
 from lossclient.reading import Reading
-from lossclient.stream import Stream
 from lossclient.waiting import Waiting
 from losswire.bypass import framed
 from losswire.errors import MessageTooLargeError
+from tests.client.streams import reading_of, stream_of
 from tests.conftest import PATIENCE
 
 L1 = {"type": "L1Loss"}
@@ -230,18 +230,6 @@ def test_what_is_no_message_is_told_to_who_reads_it(line):
     assert line.over.get(timeout=PATIENCE) is None
 
 
-def line_of(client):
-    return client.transport.targets.order()[0].line
-
-
-def reading_of(client):
-    """The reading of a client's stream, once it has a bypass."""
-    found = line_of(client).keep(Stream, Stream)._carrier
-    while found._reading is None:
-        threading.Event().wait(0.001)
-    return found._reading
-
-
 @pytest.fixture
 def looking(server):
     """A client whose next call looks for its own answer."""
@@ -270,7 +258,7 @@ def test_an_interrupted_call_costs_its_stream_and_no_more(looking, monkeypatch):
 def test_an_interrupted_call_costs_no_other(looking, monkeypatch):
     """One that was in flight on its stream is sent again."""
     one = reading_of(looking)
-    flying = line_of(looking).keep(Stream, Stream)._flying
+    flying = stream_of(looking)._flying
     pool = ThreadPoolExecutor(1)
     others = []
 

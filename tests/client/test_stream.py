@@ -17,23 +17,14 @@ import lossclient
 from lossclient import carrier
 from lossclient.call import call_message
 from lossclient.many import Finish, together
-from lossclient.stream import Stream
 from losswire import saying
+from tests.client.streams import line_of, stream_of
 from tests.conftest import PATIENCE
 
 L1 = {"type": "L1Loss"}
 ZERO = np.zeros(4, np.float32)
 ONE = np.ones(4, np.float32)
 LISTED = saying.calls
-
-
-def stream_of(client):
-    """The stream that a client has now."""
-    return line_of(client).keep(Stream, Stream)
-
-
-def line_of(client):
-    return client.transport.targets.order()[0].line
 
 
 def ours():
